@@ -12,9 +12,9 @@ pub(crate) fn pooled(run: &Run) -> Vec<ReliabilityBin> {
 }
 
 /// Whether `right` correct answers of `pairs` are no better than chance: the 95% interval of their share contains a half or lies
-/// below it.
+/// below it. Without pairs the interval is NaN, and nothing is known.
 fn is_chance(right: f64, pairs: f64) -> bool {
-    pairs > 0.0 && wilson(right, pairs, 0.95)[0] <= 0.5
+    wilson(right, pairs, 0.95)[0] <= 0.5
 }
 
 /// The warning about reward models that order held-out pairs no better than chance, with their seeds.
@@ -43,13 +43,67 @@ pub(crate) fn at_chance(run: &Run) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::analysis::hand_made_run::HandMadeRun;
+    use duel_spec::metrics::{CALIBRATION_PAIRS, CALIBRATION_SAID, CALIBRATION_WAS, PAIR_ACCURACY_TEST};
+    use duel_spec::{Clocks, NO_POINT, SHARED_ARM};
+
+    /// Bin, pairs, predicted and observed share.
+    type Bin = (u64, f64, f64, f64);
+
+    /// A run with the accuracy of the reward model and its bins at each seed.
+    fn calibrated(by_seed: &[(f64, &[Bin])]) -> Run {
+        let mut run = HandMadeRun::new("name = 'bins'\nseeds = 2\n[arms.a]\nmethod = 'ppo'");
+        for (seed, (accuracy, bins)) in (0..).zip(by_seed) {
+            run.row([SHARED_ARM, NO_POINT, "rm"], seed, Clocks::default(), PAIR_ACCURACY_TEST, *accuracy);
+            for &(step, pairs, predicted, observed) in *bins {
+                let clocks = Clocks { step, ..Clocks::default() };
+                for (metric, value) in
+                    [(CALIBRATION_PAIRS, pairs), (CALIBRATION_SAID, predicted), (CALIBRATION_WAS, observed)]
+                {
+                    run.row([SHARED_ARM, NO_POINT, "rm-calibration"], seed, clocks, metric, value);
+                }
+            }
+        }
+        run.finish()
+    }
+
+    /// By hand: the first bin has 30 and 10 pairs, the second has pairs at one seed alone, the third has none.
+    #[test]
+    fn bins_with_pairs_are_pooled_over_seeds() {
+        let run = calibrated(&[
+            (0.6, &[(0, 30.0, 0.6, 0.5), (1, 0.0, 0.0, 0.0), (2, 0.0, 0.0, 0.0)]),
+            (0.6, &[(0, 10.0, 0.64, 0.9), (1, 8.0, 0.75, 0.5), (2, 0.0, 0.0, 0.0)]),
+        ]);
+        let bins: Vec<[f64; 3]> = pooled(&run).iter().map(|bin| [bin.pairs, bin.predicted, bin.observed]).collect();
+        let expected = [[40.0, 0.61, 0.6], [8.0, 0.75, 0.5]];
+        assert_eq!(bins.len(), 2, "{bins:?}");
+        assert!(
+            bins.as_flattened().iter().zip(expected.as_flattened()).all(|(a, b)| (a - b).abs() < 1e-12),
+            "{bins:?}"
+        );
+    }
+
+    /// `binomtest(27, 50).proportion_ci(.95, "wilson")` of scipy 1.17 is .404 to .670, and that of 45 begins at .786.
+    #[test]
+    fn the_warning_names_the_seeds_whose_reward_model_is_at_chance() {
+        let weak: &[Bin] = &[(0, 20.0, 0.6, 0.5), (1, 30.0, 0.7, 0.5)];
+        let warnings = at_chance(&calibrated(&[(0.9, &[(0, 50.0, 0.9, 0.9)]), (0.54, weak)]));
+        assert_eq!(warnings.len(), 1);
+        assert!(
+            warnings[0]
+                .contains("no better than chance: 0.54 of 50 pairs at seed 1 (95% interval 0.40 to 0.67); a policy"),
+            "{warnings:?}"
+        );
+        assert!(at_chance(&calibrated(&[(0.9, &[(0, 50.0, 0.9, 0.9)])])).is_empty());
+        assert!(at_chance(&calibrated(&[(0.54, &[])])).is_empty(), "no pairs were held out");
+    }
 
     #[test]
     fn a_reward_model_whose_interval_contains_a_half_is_at_chance() {
         // wilson(37, 50) is .60 to .84, wilson(27, 50) is .40 to .67
         assert!(!is_chance(37.0, 50.0) && is_chance(27.0, 50.0));
         assert!(is_chance(10.0, 50.0), "worse than chance");
-        assert!(!is_chance(f64::NAN, 0.0), "nothing was held out");
+        assert!(!is_chance(f64::NAN, 0.0) && !is_chance(0.0, 0.0), "nothing was held out");
         assert!(!is_chance(540.0, 1000.0) && is_chance(525.0, 1000.0));
     }
 

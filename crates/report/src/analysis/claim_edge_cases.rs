@@ -289,6 +289,18 @@ fn infinite_costs_are_ordered_and_other_infinite_values_refused() {
                     [Some(if seed == 2 { 0.0 } else { one(seed) }), Some(other(seed))]
                 });
                 expect("nothing against nothing", metric, [No, Yes], (8, Some(0.0)), |_| [Some(0.0); 2]);
+                for first in [true, false] {
+                    expect("infinite once", metric, [Yes, No], (7, Some(2f64.ln())), |seed| {
+                        let [a, b] = ahead(kind, seed).0;
+                        if seed != 2 {
+                            [a, b].map(Some)
+                        } else if first {
+                            [Some(infinite), Some(b)]
+                        } else {
+                            [Some(a), Some(infinite)]
+                        }
+                    });
+                }
             }
             ComparisonKind::Spread => {
                 expect("one has no spread", metric, [Open, Open], (8, Some(infinite)), |seed| {

@@ -24,8 +24,8 @@ fn first_crossing(
         let Some(gold) = split(evaluation, GOLD) else { continue };
         let current = (clock(evaluation.clocks), gold);
         if gold >= target {
-            let share =
-                if gold > previous.1 { ((target - previous.1) / (gold - previous.1)).clamp(0.0, 1.0) } else { 1.0 };
+            // the reference may be there already
+            let share = if previous.1 >= target { 0.0 } else { (target - previous.1) / (gold - previous.1) };
             return clock(upstream) + previous.0 + share * (current.0 - previous.0);
         }
         previous = current;
@@ -46,4 +46,23 @@ pub(crate) fn cost_to_target(run: &Run, arm: &str, seed: u64, kl: f64, clock: fn
         return Some(f64::INFINITY);
     }
     Some(first_crossing(run, cheapest, seed, test_target, EvalPoint::test, clock))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::hand_made_run::HandMadeRun;
+    use duel_spec::metrics::GOLD_SD;
+
+    /// A target that the reference has reached, because its gold does not vary, costs nothing.
+    #[test]
+    fn a_target_that_the_reference_has_reached_costs_nothing() {
+        for gold in [1.0, 2.0] {
+            let mut run = HandMadeRun::new("name = 'free'\nseeds = 1\n[arms.a]\nmethod = 'dpo'");
+            run.evaluation("reference", "sft", 0, Clocks::default(), &[(GOLD, 1.0), (GOLD_SD, 0.0)]);
+            let label = run.run().cells[0].point.label.clone();
+            run.evaluation("a", &label, 0, Clocks { step: 1, flops: 8.0, ..Clocks::default() }, &[(GOLD, gold)]);
+            assert_eq!(cost_to_target(&run.finish(), "a", 0, 1.0, |clocks| clocks.flops), Some(0.0), "{gold}");
+        }
+    }
 }

@@ -87,3 +87,69 @@ pub(crate) fn arm_costs(run: &Run) -> Vec<ArmCost> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::hand_made_run::HandMadeRun;
+    use duel_spec::{NO_POINT, SHARED_ARM};
+
+    const EXPERIMENT: &str = "
+        name = 'costs'
+        seeds = 2
+        [arms.ppo]
+        method = 'ppo'
+        reward = 'rm'
+        grid.beta = [0.1, 0.2]
+        [arms.dpo]
+        method = 'dpo'
+        [arms.simpo]
+        method = 'dpo'
+        loss = 'simpo'
+        [arms.untrained]
+        method = 'dpo'
+    ";
+
+    /// By hand: two seeds, 8 FLOPs per second everywhere; SFT counts for no arm.
+    #[test]
+    fn an_arm_pays_for_the_stages_that_it_needs() {
+        let mut run = HandMadeRun::new(EXPERIMENT);
+        let clocks = |flops: f64| Clocks { step: 1, tokens: 1, flops, wall_seconds: flops / 8.0 };
+        for seed in [0, 1] {
+            for (stage, flops) in [("sft", 900.0), ("rm", 100.0), ("reference", 20.0)] {
+                let flops = flops * (seed + 1) as f64;
+                run.row([SHARED_ARM, NO_POINT, stage], seed, clocks(flops), metrics::LOSS, 0.0);
+            }
+        }
+        for cell in run.run().cells.clone().into_iter().filter(|cell| cell.arm != "untrained") {
+            let (arm, label) = (cell.arm.as_str(), cell.point.label.as_str());
+            let flops = 8.0 + cell.seed as f64 + if label == "beta=0.2" { 4.0 } else { 0.0 };
+            run.evaluation(arm, label, cell.seed, clocks(flops / 2.0), &[(metrics::KL, 0.5)]);
+            run.evaluation(arm, label, cell.seed, Clocks { step: 2, ..clocks(flops) }, &[(metrics::KL, 1.0)]);
+            for (metric, value) in [(metrics::MODELS_RESIDENT, 4.0), (metrics::SAMPLED_TOKENS, 30.0 * flops)] {
+                run.row([arm, label, "train"], cell.seed, clocks(flops), metric, value);
+            }
+        }
+        let run = run.finish();
+        let costs: Vec<(String, [f64; 6])> = arm_costs(&run)
+            .into_iter()
+            .map(|c| (c.arm, [c.models, c.sampled, c.flops, c.seconds, c.flops_before, c.seconds_before]))
+            .collect();
+        assert_eq!(
+            costs,
+            [
+                ("dpo".to_string(), [4.0, 255.0, 38.5, 4.8125, 30.0, 3.75]),
+                ("ppo".to_string(), [4.0, 315.0, 160.5, 20.0625, 150.0, 18.75]),
+                ("simpo".to_string(), [4.0, 255.0, 8.5, 1.0625, 0.0, 0.0]),
+            ]
+        );
+    }
+
+    #[test]
+    fn seconds_are_of_one_thread_unless_the_model_is_pretrained() {
+        let mut run = HandMadeRun::new(EXPERIMENT);
+        assert_eq!(threads_label(run.run()), "one thread");
+        run.run().experiment.model.from = "smollm".into();
+        assert_eq!(threads_label(run.run()), "all cores");
+    }
+}

@@ -91,14 +91,6 @@ impl PairedSample {
         };
         effect.filter(|effect| !effect.value.is_nan()) // ∞ − ∞
     }
-
-    /// Number of infinite values.
-    pub(crate) fn infinite(&self) -> usize {
-        match self {
-            Self::Mean(x) | Self::Median(x) | Self::Counted(x) => x.iter().filter(|x| x.is_infinite()).count(),
-            Self::Spread(_) => 0,
-        }
-    }
 }
 
 /// Value of a metric for an arm at a seed; `None` where it was not measured.
@@ -218,11 +210,11 @@ fn mean_finished(arm: RunArm, seed: u64, metric: Metric) -> Option<f64> {
     mean_over_points(arm, |point| point.seeds.get(&seed)?.last()?.test(metric))
 }
 
-/// Standard deviation over points of what their checkpoints reach.
+/// Standard deviation over points of what their checkpoints reach; NaN for fewer than two.
 fn spread_of_points(arm: RunArm, seed: u64) -> Option<f64> {
     let merits = arm.run.points_of(arm.name).filter_map(|point| checkpoint_merit(arm.run, point, seed));
     let merits: Vec<f64> = merits.filter(|merit| merit.is_finite()).collect();
-    (merits.len() > 1).then(|| sd_above_rounding(&merits))
+    Some(sd_above_rounding(&merits))
 }
 
 /// Share of an arm's trainings at a seed that diverged.
@@ -289,4 +281,143 @@ fn complete_seeds(arm: RunArm) -> impl Fn(&u64) -> bool {
     let missing: BTreeSet<u64> =
         arm.run.missing().into_iter().filter(|cell| cell.arm == arm.name).map(|cell| cell.seed).collect();
     move |seed| !missing.contains(seed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::hand_made_run::HandMadeRun;
+
+    fn near(a: Option<f64>, b: f64) -> bool {
+        a.is_some_and(|a| (a - b).abs() < 1e-9)
+    }
+
+    /// scipy 1.17: `ttest_1samp(x, 0)`, `permutation_test((x,), sum, permutation_type="samples")`, `t.interval(.99, ...)`,
+    /// `quantile_test(x, q=0, p=.5)`, and of the spreads `pearsonr(x + y, y - x)`.
+    #[test]
+    fn each_kind_of_sample_has_its_own_test_and_interval() {
+        let x = [0.3, -0.1, 0.4, 0.2, 0.5, 0.9, 0.35];
+        let y = [0.1, 0.4, -0.8, 0.6, 1.9, -0.7, 0.2];
+        let means = PairedSample::Mean(x[..5].to_vec());
+        assert!(near(means.p(), 0.064_985_910_342_120_6) && near(means.p_sign_flip(), 0.125));
+        let Some(Effect { value, interval: Some([low, high]) }) = means.at_level(0.99) else { panic!("five values") };
+        let half = 0.474_020_579_294_346_4;
+        assert!(near(Some(value), 0.26) && near(Some(low), 0.26 - half) && near(Some(high), 0.26 + half));
+
+        let medians = PairedSample::Median(x.to_vec());
+        assert!(near(medians.p(), 0.125) && medians.p_sign_flip().is_none());
+        assert_eq!(medians.at_level(0.95), Some(Effect { value: 0.35, interval: Some([-0.1, 0.9]) }));
+        let spreads = PairedSample::Spread(x.into_iter().zip(y).collect());
+        assert!(near(spreads.p(), 0.028_089_086_110_984_107) && spreads.p_sign_flip().is_none());
+        assert!(near(spreads.at_level(0.95).map(|effect| effect.value), 1.090_008_215_462_134_2));
+        let counts = PairedSample::Counted(vec![3.0, 1.0, 2.0]);
+        assert_eq!((counts.p(), counts.p_sign_flip()), (None, None));
+        assert_eq!(counts.at_level(0.95), Some(Effect { value: 2.0, interval: Some([1.0, 3.0]) }));
+        for empty in [PairedSample::Mean(vec![]), PairedSample::Median(vec![]), PairedSample::Spread(vec![])] {
+            assert_eq!((empty.p(), empty.at_level(0.95)), (None, None), "{empty:?}");
+        }
+    }
+
+    /// Over all signs of equal values, the sum is as far from zero in 2 of 2^n cases.
+    #[test]
+    fn signs_are_flipped_with_two_to_seven_finite_values() {
+        let p = |n: usize| PairedSample::Mean(vec![0.5; n]).p_sign_flip();
+        assert_eq!([p(0), p(1), p(8), p(9)], [None; 4]);
+        assert_eq!([p(2), p(7)], [Some(0.5), Some(1.0 / 64.0)]);
+        assert_eq!(PairedSample::Mean(vec![0.5, 0.5, f64::INFINITY]).p_sign_flip(), None);
+    }
+
+    const EXPERIMENT: &str = "
+        name = 'effects'
+        seeds = 6
+        [arms.a]
+        method = 'dpo'
+        beta = 0.5
+        [arms.b]
+        method = 'dpo'
+        beta = 0.4
+        [arms.c]
+        method = 'dpo'
+    ";
+
+    /// `a` and `b` end with these values at each seed, and `c` was never trained; the reference's gold is 1.
+    fn run_with(values: impl Fn(&str, u64) -> Vec<(Metric, f64)>, gold_sd: impl Fn(u64) -> f64) -> Run {
+        let mut run = HandMadeRun::new(EXPERIMENT);
+        let clocks = Clocks { step: 1, ..Clocks::default() };
+        for cell in run.run().cells.clone() {
+            match cell.arm.as_str() {
+                "c" => {
+                    let reference = [(KL, 0.0), (GOLD, 1.0), (GOLD_SD, gold_sd(cell.seed))];
+                    run.evaluation("reference", "sft", cell.seed, Clocks::default(), &reference);
+                }
+                arm => drop(run.evaluation(arm, &cell.point.label, cell.seed, clocks, &values(arm, cell.seed))),
+            }
+        }
+        run.finish()
+    }
+
+    fn sample_of(run: &Run, metric: ClaimMetric, arms: [&str; 2]) -> PairedSample {
+        let [first, second] = arms.map(|name| RunArm { run, name });
+        sample(metric, 1.0, first, Some(second))
+    }
+
+    /// Gold 4 at KL 2 is gold 2.5 at KL 1: three quarters of a standard deviation of 2 above the reference.
+    #[test]
+    fn a_gain_without_an_optimum_is_in_standard_deviations_of_the_references_gold() {
+        let run = run_with(|_, _| vec![(KL, 2.0), (GOLD, 4.0)], |_| 2.0);
+        let PairedSample::Mean(gains) = sample_of(&run, ClaimMetric::Gain, ["a", "reference"]) else {
+            panic!("a mean")
+        };
+        assert_eq!(gains, [0.75; 6]);
+    }
+
+    /// Where the reference's gold does not vary, a gain has no unit, and the seed counts in no mean and no spread.
+    #[test]
+    fn a_gain_in_units_of_zero_is_left_out() {
+        let run = run_with(|_, _| vec![(KL, 2.0), (GOLD, 4.0)], |seed| if seed == 3 { 0.0 } else { 2.0 });
+        let PairedSample::Spread(pairs) = sample_of(&run, ClaimMetric::Spread, ["a", "reference"]) else {
+            panic!("a spread")
+        };
+        assert_eq!(pairs, [(0.75, 0.0); 5]);
+        assert_eq!(sample_of(&run, ClaimMetric::Gain, ["a", "reference"]).seeds(), 5);
+    }
+
+    /// The log ratio of the reference to itself is zero; which pairs it orders was not measured.
+    #[test]
+    fn the_reference_displaces_nothing() {
+        let values = |_: &str, _| {
+            vec![(KL, 2.0), (GOLD, 4.0), (metrics::LOG_RATIO_CHOSEN, -0.5), (metrics::ORDERED_PAIRS, 0.75)]
+        };
+        let run = run_with(values, |_| 1.0);
+        let PairedSample::Mean(decreases) = sample_of(&run, ClaimMetric::Displacement, ["a", "reference"]) else {
+            panic!("a mean")
+        };
+        assert_eq!(decreases, [0.5; 6]);
+        assert_eq!(sample_of(&run, ClaimMetric::Ordered, ["a", "reference"]).seeds(), 0);
+    }
+
+    /// No cell of `c` was trained: that leaves a claim about `c` without seeds, and all six to a claim about `a` and `b`.
+    #[test]
+    fn a_missing_cell_of_another_arm_leaves_the_seeds_of_a_claim() {
+        let run = run_with(|_, _| vec![(KL, 2.0), (GOLD, 4.0)], |_| 1.0);
+        assert_eq!(sample_of(&run, ClaimMetric::Gain, ["a", "b"]).seeds(), 6);
+        assert_eq!(sample_of(&run, ClaimMetric::Gain, ["a", "c"]).seeds(), 0);
+    }
+
+    /// Beyond 50 nats, or below the reference's gold of 1 at a KL coefficient of .5 or more.
+    #[test]
+    fn divergence_begins_beyond_its_bounds() {
+        let ends = [(50.0, 4.0), (50.1, 4.0), (2.0, 1.0), (2.0, 0.9), (2.0, 1.1), (f64::NAN, 4.0)];
+        let of_seed = |_: &str, seed: u64| {
+            let (kl, gold) = ends[seed as usize];
+            vec![(KL, kl), (GOLD, gold)]
+        };
+        let run = run_with(of_seed, |_| 1.0);
+        for (arm, expected) in
+            [("a", [false, true, false, true, false, true]), ("b", [false, true, false, false, false, true])]
+        {
+            let cells = run.cells.iter().filter(|cell| cell.arm == arm);
+            assert_eq!(cells.map(|cell| has_diverged(&run, cell)).collect::<Vec<_>>(), expected.map(Some), "{arm}");
+        }
+    }
 }

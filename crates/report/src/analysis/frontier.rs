@@ -265,6 +265,8 @@ pub fn at_equal_kl(run: &Run) -> Vec<Matched> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::analysis::hand_made_run::HandMadeRun;
+    use duel_spec::Clocks;
 
     #[test]
     fn the_hull_keeps_what_mixing_cannot_beat() {
@@ -290,5 +292,122 @@ mod tests {
         assert_eq!(gold_at(&curve, 1.0), Some(2.0));
         assert_eq!(gold_at(&curve, 3.0), Some(2.5));
         assert_eq!(gold_at(&curve, 4.5), None);
+        // two policies at one KL are no line
+        assert_eq!(gold_at(&[(1.0, 1.0), (1.0, 3.0), (2.0, 5.0)], 1.0), Some(3.0));
+        assert_eq!(gold_at(&[(1.0, 1.0), (1.0, 3.0)], 1.0), None);
+    }
+
+    /// Trained arms of a hand-made run end at `(arm, KL, gold)` for each seed; the reference is at KL 0 and gold 1 with a standard
+    /// deviation of 2, and the optimum, if any, is at the KL and gold that `optimum` has.
+    fn run_with(
+        header: &str,
+        seeds: u64,
+        optimum: &[KlGold],
+        ends: impl Fn(u64) -> Vec<(&'static str, f64, f64)>,
+    ) -> Run {
+        let arms = ["a", "b", "c"].map(|arm| format!("[arms.{arm}]\nmethod = 'dpo'\n")).concat();
+        let mut run = HandMadeRun::new(&format!("name = 'ends'\nseeds = {seeds}\n{header}\n{arms}"));
+        let label = run.run().cells[0].point.label.clone();
+        for seed in 0..seeds {
+            let reference = [(KL, 0.0), (GOLD, 1.0), (GOLD_SD, 2.0)];
+            run.evaluation("reference", "sft", seed, Clocks::default(), &reference);
+            for (index, &(kl, gold)) in optimum.iter().enumerate() {
+                run.evaluation("optimum", &index.to_string(), seed, Clocks::default(), &[(KL, kl), (GOLD, gold)]);
+            }
+            for (arm, kl, gold) in ends(seed) {
+                run.evaluation(arm, &label, seed, Clocks { step: 1, ..Clocks::default() }, &[(KL, kl), (GOLD, gold)]);
+            }
+        }
+        run.finish()
+    }
+
+    /// Policies whose KL is the same on test prompts, though not on validation prompts, have no line between them.
+    #[test]
+    fn a_mixture_of_two_policies_at_one_kl_is_not_read() {
+        let mut run = HandMadeRun::new("name = 'tie'\nseeds = 1\n[arms.a]\nmethod = 'dpo'\ngrid.beta = [0.1, 0.2]");
+        for (arm, label, kls, gold) in [
+            ("reference", "sft", [0.0, 0.0], 1.0),
+            ("a", "beta=0.2", [1.0, 0.0], 3.0),
+            ("a", "beta=0.1", [2.0, 2.0], 4.0),
+        ] {
+            for (stage, kl) in ["evaluation-validation", "evaluation-test"].into_iter().zip(kls) {
+                run.row([arm, label, stage], 0, Clocks::default(), KL, kl);
+                run.row([arm, label, stage], 0, Clocks::default(), GOLD, gold);
+            }
+        }
+        let run = run.finish();
+        assert_eq!([0.0, 1.0, 2.0].map(|kl| metric_at(&run, "a", 0, kl, GOLD)), [Some(3.0), Some(3.5), Some(4.0)]);
+    }
+
+    /// On the exact optimum's curve from (0, 1) to (1, 5): half of its gain at KL .5 is 1. Beyond it nothing is known; without any
+    /// optimum the target is one standard deviation of the reference's gold.
+    #[test]
+    fn a_target_is_half_of_the_optimums_gain_where_an_optimum_exists() {
+        let known = run_with("", 1, &[(1.0, 5.0)], |_| vec![]);
+        assert_eq!(target(&known, 0, 0.5, EvalPoint::test), Some(2.0));
+        assert_eq!(target(&known, 0, 1.5, EvalPoint::test), None);
+        let unknown = run_with("", 1, &[], |_| vec![]);
+        assert_eq!([0.5, 1.5].map(|kl| target(&unknown, 0, kl, EvalPoint::test)), [Some(3.0); 2]);
+    }
+
+    /// At the reference itself the optimum gains nothing, so that no share of it exists.
+    #[test]
+    fn a_gain_is_a_share_where_the_optimum_gains() {
+        let run = run_with("", 1, &[(1.0, 5.0)], |_| vec![("a", 1.0, 4.0)]);
+        let gains = [0.0, 0.5, 1.0].map(|kl| gain_at(&run, "a", 0, kl));
+        assert_eq!(gains, [Some((0.0, None)), Some((1.5, Some(0.75))), Some((3.0, Some(0.75)))]);
+    }
+
+    /// `tuning.kl` where more than half of the seeds of every arm reach it, else the largest preset that they reach.
+    #[test]
+    fn the_common_kl_is_reached_at_most_seeds() {
+        let reached = |kl: f64, at_seeds: u64| {
+            let ends = move |seed| {
+                let end = if seed < at_seeds { kl } else { 0.3 };
+                vec![("a", 9.0, 2.0), ("b", 9.0, 2.0), ("c", end, 2.0)]
+            };
+            common_kl(&run_with("tuning.kl = 1.7", 6, &[], ends))
+        };
+        assert_eq!([reached(1.8, 6), reached(1.8, 4), reached(1.8, 3)], [1.7, 1.7, 0.25]);
+        assert_eq!([reached(1.6, 6), reached(0.6, 4), reached(0.6, 2)], [1.0, 0.5, 0.25]);
+        let none = run_with("tuning.kl = 1.7", 6, &[], |_| vec![("a", 9.0, 2.0), ("b", 9.0, 2.0), ("c", 0.1, 2.0)]);
+        assert_eq!(common_kl(&none), 1.7, "a preset that no arm reaches is not better than the experiment's own");
+    }
+
+    /// Without an optimum two arms differ in gold; a KL that only one of them reaches is left out.
+    #[test]
+    fn two_arms_at_equal_kl_differ_in_gold_where_no_optimum_is_known() {
+        let golds = |seed: u64| vec![("a", 1.2, 2.2), ("b", 0.6, 1.9 + 0.6 * seed as f64)];
+        let mut run = run_with("", 2, &[], golds);
+        run.experiment.arms.remove("c");
+        let matched = at_equal_kl(&run);
+        assert_eq!(matched.iter().map(|m| m.kl).collect::<Vec<_>>(), [0.25, 0.5]);
+        // at KL .5: a gains .5; b gains .75 and 1.25
+        let difference = matched[1].difference.expect("two arms");
+        assert!((difference.mean - 0.5).abs() < 1e-12 && difference.n == 2, "{difference:?}");
+        let arms: Vec<&ArmAtKl> = matched[1].arms.iter().flatten().collect();
+        assert!(arms.len() == 2 && arms.iter().all(|arm| arm.eta.is_none()));
+        assert!((arms[0].gain.mean - 0.5).abs() < 1e-12 && (arms[1].gain.mean - 1.0).abs() < 1e-12);
+    }
+
+    /// With three arms no difference is formed, and KL values that two or three of them reach are compared.
+    #[test]
+    fn three_arms_at_equal_kl_have_no_difference() {
+        let run = run_with("", 2, &[(3.0, 7.0)], |_| vec![("a", 2.5, 2.0), ("b", 0.6, 2.0), ("c", 1.5, 2.0)]);
+        let matched = at_equal_kl(&run);
+        assert_eq!(matched.iter().map(|m| m.kl).collect::<Vec<_>>(), [0.25, 0.5, 1.0]);
+        let numbers = matched.iter().map(|m| m.arms.iter().flatten().count());
+        assert_eq!(numbers.collect::<Vec<_>>(), [3, 3, 2]);
+        assert!(matched.iter().all(|m| m.difference.is_none()));
+    }
+
+    /// Ten frontiers that end at 1, 2, ..., 10 nats: eight of them reach 3.
+    #[test]
+    fn a_band_reaches_as_far_as_four_of_five_seeds() {
+        let run = run_with("", 10, &[], |seed| vec![("a", seed as f64 + 1.0, 2.0 + (seed % 2) as f64)]);
+        let (low, high) = band(&run, "a", 6);
+        assert_eq!(low.iter().map(|p| p.0).collect::<Vec<_>>(), [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0]);
+        assert!(low[0].1 == 1.0 && high[0].1 == 1.0 && low.iter().zip(&high).skip(1).all(|(l, h)| l.1 < h.1));
+        assert_eq!(band(&run, "b", 6), (vec![], vec![]));
     }
 }

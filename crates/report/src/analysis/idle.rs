@@ -36,3 +36,51 @@ pub(crate) fn warnings(run: &Run) -> Vec<String> {
     }
     warnings
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::hand_made_run::HandMadeRun;
+    use duel_spec::metrics::{ROWS_LEFT_OUT, UPDATES};
+    use duel_spec::{Clocks, NO_POINT, SHARED_ARM};
+
+    /// Updates and shares of rows left out, at two seeds, of the reward model and of an arm.
+    fn warnings_of(reward_model: [(f64, f64); 2], arm: [(f64, f64); 2]) -> Vec<String> {
+        let mut run = HandMadeRun::new("name = 'idle'\nseeds = 2\n[arms.a]\nmethod = 'dpo'\nbeta = 0.3");
+        let label = run.run().cells[0].point.label.clone();
+        for seed in [0, 1] {
+            run.evaluation("a", &label, seed, Clocks::default(), &[(metrics::KL, 1.0)]);
+            let cells = [([SHARED_ARM, NO_POINT, "rm"], reward_model), (["a", &label, "train"], arm)];
+            for (cell, values) in cells {
+                let (updates, left_out) = values[seed as usize];
+                run.row(cell, seed, Clocks::default(), UPDATES, updates);
+                run.row(cell, seed, Clocks::default(), ROWS_LEFT_OUT, left_out);
+            }
+        }
+        warnings(&run.finish()).into_iter().map(|warning| warning.replace(&label, "POINT")).collect()
+    }
+
+    #[test]
+    fn trainings_without_updates_are_counted() {
+        assert!(warnings_of([(9.0, 0.0); 2], [(9.0, 0.0); 2]).is_empty());
+        assert_eq!(
+            warnings_of([(9.0, 0.0), (0.0, 0.0)], [(0.0, 0.0); 2]),
+            [
+                "rm: in 1 of 2 trainings no update moved it, so that it is what it began as",
+                "a POINT: in 2 of 2 trainings no update moved it, so that it is what it began as",
+            ]
+        );
+    }
+
+    #[test]
+    fn rows_left_out_are_named_from_one_percent_on() {
+        assert!(warnings_of([(9.0, 0.0099); 2], [(9.0, 0.0); 2]).is_empty());
+        assert_eq!(
+            warnings_of([(9.0, 0.01), (9.0, 0.0)], [(9.0, 0.1), (9.0, 0.25)]),
+            [
+                "rm: 1% of its rows are in no batch of an epoch, other ones in each",
+                "a POINT: 25% of its rows are in no batch of an epoch, other ones in each",
+            ]
+        );
+    }
+}

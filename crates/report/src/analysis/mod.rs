@@ -14,6 +14,8 @@ pub(crate) mod idle;
 mod missing_cells;
 pub(crate) mod over_optimization;
 pub(crate) mod points;
+#[cfg(test)]
+mod refusals;
 pub(crate) mod run;
 pub(crate) mod sensitivity;
 pub mod stats;

@@ -105,3 +105,74 @@ fn peak_vs_last<'a>(
     }
     (!peaks.is_empty()).then_some((drops, peaks))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::hand_made_run::HandMadeRun;
+    use duel_spec::Clocks;
+
+    /// The reference's gold has a standard deviation of 2. Every training has evaluations at these steps and golds, with a KL and a
+    /// proxy of a tenth of the step.
+    fn run_with(arms: &str, seeds: u64, evaluations: impl Fn(&str, u64) -> Vec<(u64, f64)>) -> Run {
+        let mut run = HandMadeRun::new(&format!("name = 'peaks'\nseeds = {seeds}\nstages.pairs.rows = 100\n{arms}"));
+        for cell in run.run().cells.clone() {
+            let reference = [(KL, 0.0), (GOLD, 0.0), (GOLD_SD, 2.0), (PROXY, 0.0)];
+            run.evaluation("reference", "sft", cell.seed, Clocks::default(), &reference);
+            for (step, gold) in evaluations(&cell.arm, cell.seed) {
+                let (clocks, tenth) = (Clocks { step, ..Clocks::default() }, step as f64 / 10.0);
+                let values = [(KL, tenth), (GOLD, gold), (PROXY, tenth)];
+                run.evaluation(&cell.arm, &cell.point.label, cell.seed, clocks, &values);
+            }
+        }
+        run.finish()
+    }
+
+    /// An epoch of 100 rows in batches of 30 has three steps. The peaks of five seeds are at steps 1, 2, 3, 4 and 4: two are early.
+    #[test]
+    fn a_peak_before_the_end_of_the_first_epoch_is_early() {
+        let peaks = [1, 2, 3, 4, 4];
+        let run = run_with("[arms.a]\nmethod = 'dpo'\nbatch_size = 30", 5, |_, seed| {
+            (1..=5).map(|step| (step, if step == peaks[seed as usize] { 3.0 } else { 1.0 })).collect()
+        });
+        let [training] = &over_optimization(&run)[..] else { panic!("one training") };
+        assert!(training.along.starts_with("a ") && training.along.ends_with(", its training"), "{}", training.along);
+        assert_eq!((training.early, &training.drop), (Some(0.4), &vec![1.0; 5]));
+        assert_eq!((&training.peak_kl, &training.kl), (&vec![0.1, 0.2, 0.3, 0.4, 0.4], &vec![0.5; 5]));
+        assert!(training.proxy.iter().zip([0.4, 0.3, 0.2, 0.1, 0.1]).all(|(a, b)| (a - b).abs() < 1e-12));
+        // a batch of more rows than there are is one epoch per step
+        let run = run_with("[arms.a]\nmethod = 'dpo'\nbatch_size = 300", 2, |_, seed| vec![(seed, 3.0), (5, 1.0)]);
+        assert_eq!(over_optimization(&run)[0].early, Some(0.5));
+    }
+
+    /// From three points on, an arm is compared over its points; a method on rollouts with fewer, along its trainings.
+    #[test]
+    fn arms_on_rollouts_are_compared_over_their_points_where_they_have_three() {
+        let along = |betas: &str| {
+            let arms = format!("[arms.a]\nmethod = 'ppo'\ngrid.beta = {betas}");
+            let run = run_with(&arms, 2, |_, _| vec![(1, 3.0), (2, 1.0)]);
+            over_optimization(&run).into_iter().map(|drops| (drops.along, drops.early)).collect::<Vec<_>>()
+        };
+        assert_eq!(along("[0.1, 0.2, 0.3]"), [("a".to_string(), None)]);
+        assert_eq!(
+            along("[0.1, 0.2]"),
+            ["a beta=0.1, its training", "a beta=0.2, its training"].map(|along| (along.to_string(), None))
+        );
+    }
+
+    /// One policy alone has no drop.
+    #[test]
+    fn a_seed_with_one_policy_is_left_out() {
+        let run =
+            run_with(
+                "[arms.a]\nmethod = 'dpo'",
+                2,
+                |_, seed| {
+                    if seed == 0 { vec![(1, 3.0)] } else { vec![(1, 3.0), (2, 2.0)] }
+                },
+            );
+        assert_eq!(for_seed(&run, "a", 0), None);
+        assert_eq!(for_seed(&run, "a", 1).map(|drops| drops.drop), Some(vec![0.5]));
+        assert_eq!(over_optimization(&run)[0].drop, [0.5]);
+    }
+}

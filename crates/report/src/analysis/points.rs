@@ -155,3 +155,58 @@ impl ReliabilityBin {
         Self { pairs, predicted: mean(|bin| bin.predicted), observed: mean(|bin| bin.observed) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(stage: &str, seed: u64, step: u64, metric: Metric, value: f64) -> SharedMetricRow {
+        let clocks = Clocks { step, ..Clocks::default() };
+        let [arm, method, point, stage, metric] = ["a", "dpo", "beta=0.1,lr=2", stage, metric.name].map(Arc::from);
+        SharedMetricRow { arm, method, point, seed, stage, clocks, metric, value }
+    }
+
+    /// By hand: the second seed ends after its first step.
+    #[test]
+    fn a_training_curve_has_means_over_seeds_and_over_steps() {
+        let mut curve = TrainingCurve::default();
+        for (seed, step, value) in [(0, 1, 2.0), (0, 2, 5.0), (0, 3, 8.0), (1, 1, 4.0)] {
+            curve.add_row(&row("train", seed, step, metrics::KL_STEP, value));
+        }
+        assert_eq!(curve.steps().collect::<Vec<_>>(), [(1.0, 3.0), (2.0, 5.0), (3.0, 8.0)]);
+        assert_eq!([0, 1, 2].map(|seed| curve.mean_of(seed)), [Some(5.0), Some(4.0), None]);
+    }
+
+    #[test]
+    fn a_bin_is_read_from_its_three_metrics() {
+        let mut bin = ReliabilityBin::default();
+        for (metric, value) in [
+            (metrics::CALIBRATION_PAIRS, 30.0),
+            (metrics::CALIBRATION_SAID, 0.75),
+            (metrics::CALIBRATION_WAS, 0.5),
+            (metrics::LOSS, 9.0),
+        ] {
+            bin.add_row(&row("rm-calibration", 0, 0, metric, value));
+        }
+        assert_eq!([bin.pairs, bin.predicted, bin.observed], [30.0, 0.75, 0.5]);
+    }
+
+    /// A value that is not finite was recorded, and is none.
+    #[test]
+    fn evaluations_are_gathered_by_point_seed_and_step() {
+        let mut points = PointBuilder::default();
+        for (stage, step, metric, value) in [
+            ("evaluation-test", 1, metrics::KL, 0.5),
+            ("evaluation-validation", 1, metrics::KL, 0.25),
+            ("evaluation-test", 2, metrics::KL, f64::NAN),
+        ] {
+            points.add_evaluation(row(stage, 3, step, metric, value));
+        }
+        let [point] = &points.all[..] else { panic!("one point") };
+        let [first, last] = &point.seeds[&3][..] else { panic!("two evaluations") };
+        assert_eq!([first.test(metrics::KL), first.validation(metrics::KL)], [Some(0.5), Some(0.25)]);
+        assert_eq!([last.test(metrics::KL), last.validation(metrics::KL)], [None, None]);
+        assert!(last.is_recorded(metrics::KL) && !last.is_recorded(metrics::GOLD));
+        assert_eq!(point.display_label(), "β=0.1, lr=2");
+    }
+}

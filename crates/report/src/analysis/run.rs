@@ -333,3 +333,190 @@ impl Run {
         self.points_of(arm).filter(is_measured).max_by(|a, b| merit(a).total_cmp(&merit(b)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::hand_made_run::HandMadeRun;
+    use duel_ledger::{PlannedStage, write_rounds};
+    use duel_spec::{Document, Trial};
+
+    const EXPERIMENT: &str = "
+        name = 'own'
+        seeds = 10
+        [arms.b]
+        method = 'dpo'
+        grid.beta = [0.1, 0.2]
+        [arms.a]
+        method = 'dpo'
+        grid.beta = [0.1]
+        [[claims]]
+        id = 'first'
+        arms = ['a', 'b']
+        metric = 'models'
+    ";
+
+    /// Evaluates the cells `(arm, label, seed)` that `is_finished` names.
+    fn run_with(is_finished: impl Fn(&str, &str, u64) -> bool) -> HandMadeRun {
+        let mut run = HandMadeRun::new(EXPERIMENT);
+        for cell in run.run().cells.clone() {
+            if is_finished(&cell.arm, &cell.point.label, cell.seed) {
+                let values = [(metrics::KL, 1.0)];
+                run.evaluation(&cell.arm, &cell.point.label, cell.seed, Clocks::default(), &values);
+            }
+        }
+        run
+    }
+
+    /// Thirty cells, of which a few, or more than are named, are missing.
+    #[test]
+    fn missing_cells_are_counted_and_named() {
+        let complete = run_with(|_, _, _| true).finish();
+        assert_eq!((complete.missing_summary(), complete.notes()), (None, vec![]));
+        let two = run_with(|arm, label, seed| !(arm == "b" && label == "beta=0.2" && seed < 2)).finish();
+        let expected = "28 of 30 cells; these are missing: b beta=0.2, seed 0 (the run ended before); b beta=0.2, seed 1 \
+                        (the run ended before)";
+        assert_eq!((two.missing_summary().as_deref(), two.notes()), (Some(expected), vec![expected.to_string()]));
+        let many = run_with(|_, _, seed| seed > 4).finish().missing_summary().expect("missing cells");
+        assert!(many.starts_with("15 of 30 cells; ") && many.ends_with("; and 3 more"), "{many}");
+    }
+
+    #[test]
+    fn a_cell_whose_kl_was_not_measured_is_missing() {
+        let mut run = run_with(|arm, _, _| arm == "b");
+        for seed in 0..10 {
+            run.evaluation("a", "beta=0.1", seed, Clocks::default(), &[(metrics::GOLD, 1.0)]);
+        }
+        let missing = run.finish().missing();
+        assert!(missing.len() == 10 && missing.iter().all(|cell| cell.because == "its KL was not measured"));
+    }
+
+    #[test]
+    fn claims_that_were_taken_out_are_named() {
+        let mut run = run_with(|_, _, _| true);
+        assert_eq!(run.run().dropped_claims(), None);
+        let claims = ["first", "second", "third"].map(|id| serde_json::json!({ "id": id }));
+        run.run().manifest.claims = Some(claims.to_vec());
+        let expected = "claims that were taken out of the experiment after the run: second, third";
+        assert_eq!(run.run().dropped_claims().as_deref(), Some(expected));
+        assert_eq!(run.finish().notes(), [expected]);
+    }
+
+    /// Arms in the experiment's order, points in the order of their rows, then the policies that are not trained.
+    #[test]
+    fn points_are_sorted_by_arm() {
+        let mut run = HandMadeRun::new(EXPERIMENT);
+        for [arm, label] in
+            [["optimum", "x"], ["b", "beta=0.2"], ["reference", "sft"], ["b", "beta=0.1"], ["a", "beta=0.1"]]
+        {
+            run.evaluation(arm, label, 0, Clocks::default(), &[(metrics::KL, 1.0)]);
+        }
+        let run = run.finish();
+        assert!(run.check_points().is_ok());
+        let points: Vec<[&str; 2]> = run.points.iter().map(|p| [p.arm.as_str(), p.label.as_str()]).collect();
+        let expected =
+            [["a", "beta=0.1"], ["b", "beta=0.2"], ["b", "beta=0.1"], ["reference", "sft"], ["optimum", "x"]];
+        assert_eq!(points, expected);
+    }
+
+    /// `a` has no point at .2, although `b` has one.
+    #[test]
+    fn a_point_of_another_experiment_is_refused() {
+        for [arm, label] in [["a", "beta=0.2"], ["a", "beta=0.3"], ["other", "beta=0.1"]] {
+            let mut run = HandMadeRun::new(EXPERIMENT);
+            run.evaluation(arm, label, 0, Clocks::default(), &[(metrics::KL, 1.0)]);
+            let error = run.finish().check_points().expect_err("not of the experiment").to_string();
+            assert!(error.contains(&format!("the point {label} of {arm}, which it does not ask for")), "{error}");
+        }
+    }
+
+    /// Of the steps of a training, those of some metrics alone; of all metrics the last value.
+    #[test]
+    fn curves_are_of_the_training_alone() {
+        let mut run = run_with(|_, _, _| true);
+        for (stage, step, metric, value) in [
+            ("train", 1, metrics::KL_STEP, 1.0),
+            ("train", 2, metrics::KL_STEP, 2.0),
+            ("cell", 3, metrics::KL_STEP, 9.0),
+            ("train", 1, metrics::LOSS, 4.0),
+            ("train", 2, metrics::LOSS, 5.0),
+        ] {
+            run.row(["a", "beta=0.1", stage], 0, Clocks { step, ..Clocks::default() }, metric, value);
+        }
+        let run = run.finish();
+        let point = run.points_of("a").next().expect("a point");
+        let curve = run.training_curve(point, metrics::KL_STEP).expect("a curve");
+        assert_eq!(curve.steps().collect::<Vec<_>>(), [(1.0, 1.0), (2.0, 2.0)]);
+        assert!(run.training_curve(point, metrics::LOSS).is_none());
+        assert_eq!(run.last_training_values(point, metrics::LOSS), [5.0]);
+        assert_eq!(run.last_value(point, "cell", metrics::KL_STEP, 0), Some(9.0));
+    }
+
+    /// Of an arm that maximizes gold, one that maximizes a reward model, and one that learns from pairs.
+    #[test]
+    fn a_point_that_is_trained_on_gold_is_known_by_its_settings() {
+        let arms = ["method = 'ppo'\nreward = 'gold'", "method = 'ppo'\nreward = 'rm'", "method = 'dpo'"];
+        let arms: String = (0..).zip(arms).map(|(index, keys)| format!("[arms.a{index}]\n{keys}\n")).collect();
+        let mut run = HandMadeRun::new(&format!("name = 'gold'\n{arms}"));
+        for cell in run.run().cells.clone() {
+            run.evaluation(&cell.arm, &cell.point.label, cell.seed, Clocks::default(), &[(metrics::KL, 1.0)]);
+        }
+        let run = run.finish();
+        assert_eq!(run.points.iter().map(|point| run.optimizes_gold(point)).collect::<Vec<_>>(), [true, false, false]);
+        assert_eq!(run.name(), "gold");
+    }
+
+    /// Every setting with its full key.
+    #[test]
+    fn settings_are_named_by_their_keys() {
+        let settings = run_with(|_, _, _| true).finish().settings();
+        let value_of = |name: &str| settings.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+        assert_eq!([value_of("name"), value_of("seeds")], [Some("\"own\""), Some("10")]);
+        assert_eq!(value_of("world.kind"), Some("\"grammar\""));
+        assert!(settings.iter().all(|(key, _)| !key.is_empty() && !key.starts_with('.')));
+    }
+
+    /// A search that has proposed two cells and finished none, before and after its comparison began.
+    #[test]
+    fn the_progress_of_a_search_is_shown_until_its_comparison_begins() {
+        let text = "name = 'search'\nseeds = 2\ntuning.configurations = 2\n[arms.a]\nmethod = 'dpo'\nsearch = 'random'\n\
+                    space.beta = { low = 0.1, high = 1.0 }\n";
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join("experiment.toml"), text).expect("written");
+        let document = Document::parse("experiment.toml", text, &[]).expect("a document");
+        let stage = |label: &str, tuning| PlannedStage {
+            label: label.into(),
+            folder: format!("train-{label}"),
+            seed: Some(0),
+            tuning: Some(tuning),
+        };
+        let manifest = Manifest {
+            format: duel_spec::FORMAT_VERSION,
+            exit: "interrupted".into(),
+            experiment: document.to_toml(),
+            plan: vec![stage("x", true), stage("y", true), stage("z", false)],
+            ..Manifest::default()
+        };
+        manifest.write(folder.path()).expect("written");
+        let trial = |tuning| Trial {
+            arm: "a".into(),
+            settings: [("beta".to_string(), toml::Value::Float(0.5))].into_iter().collect(),
+            seeds: vec![if tuning { 100 } else { 0 }],
+            tuning,
+        };
+        write_rounds(folder.path(), &[vec![trial(true)]]).expect("written");
+        let searching = Run::read(folder.path()).expect("a run").missing_summary();
+        let expected = "nothing is compared yet: the search has proposed 2 cells so far, 0 of them finished";
+        assert_eq!(searching.as_deref(), Some(expected));
+        write_rounds(folder.path(), &[vec![trial(true)], vec![trial(false)]]).expect("written");
+        let comparing = Run::read(folder.path()).expect("a run").missing_summary().expect("a missing cell");
+        assert!(comparing.starts_with("0 of 1 cells; these are missing: a "), "{comparing}");
+    }
+
+    #[test]
+    fn the_progress_of_a_search_counts_its_finished_cells() {
+        let search = TableSource { cells: 5, missing: vec![("x".into(), "why".into()); 2], ..TableSource::default() };
+        let expected = "nothing is compared yet: the search has proposed 5 cells so far, 3 of them finished";
+        assert_eq!(search_progress_of(&search), expected);
+    }
+}

@@ -81,10 +81,7 @@ pub(crate) fn edges(run: &Run, tuning: &TuningResults) -> Vec<String> {
                 (true, Some(axis)) => (axis.clone(), "space"),
                 _ => (axis_of(&values, None), "grid"),
             };
-            let (Some(value), true, true) = (best.settings.get(&setting), axis.choices.is_empty(), values.len() > 1)
-            else {
-                continue;
-            };
+            let (Some(value), true) = (best.settings.get(&setting), axis.choices.is_empty()) else { continue };
             let margin = if sampled { EDGE_SHARE } else { 1e-6 };
             let share = axis.share(value).unwrap_or(0.5);
             if share < margin || share > 1.0 - margin {
@@ -102,3 +99,128 @@ pub(crate) fn edges(run: &Run, tuning: &TuningResults) -> Vec<String> {
 
 /// Share of an axis that counts as its edge.
 const EDGE_SHARE: f64 = 0.05;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::hand_made_run::HandMadeRun;
+    use crate::analysis::tuning::TrialScore;
+    use std::collections::BTreeMap;
+
+    /// A trial of arm `a` with settings in TOML and the gold of each seed; `None` where its training failed.
+    fn trial(settings: &str, seeds: &[(u64, Option<f64>)]) -> TrialResult {
+        let score = |gold: f64| TrialScore { gold, proxy: -gold, flops: 1.0 };
+        TrialResult {
+            arm: "a".into(),
+            label: settings.into(),
+            settings: toml::from_str(settings).expect("settings"),
+            seeds: seeds.iter().map(|&(seed, gold)| (seed, gold.map(score))).collect(),
+        }
+    }
+
+    fn edges_of(experiment: &str, tried: Vec<TrialResult>) -> Vec<String> {
+        let run =
+            HandMadeRun::new(&format!("name = 'edges'\nseeds = 2\n[arms.a]\nmethod = 'dpo'\n{experiment}")).finish();
+        edges(&run, &TuningResults { tried, reward_model: BTreeMap::new(), is_share: false })
+    }
+
+    #[test]
+    fn settings_that_vary_are_listed_with_their_values_in_order() {
+        let trials =
+            ["b = 10\nc = 'y'\nd = 1", "b = 9\nc = 'x'\nd = 1", "b = 9\ne = 2", "b = 0.5"].map(|t| trial(t, &[]));
+        let varied = varied_settings(&trials.iter().collect::<Vec<_>>());
+        let text = |x: &str| Value::String(x.into());
+        let expected = [
+            ("b".to_string(), vec![Value::Float(0.5), Value::Integer(9), Value::Integer(10)]),
+            ("c".to_string(), vec![text("x"), text("y")]),
+        ];
+        assert_eq!(varied, expected);
+        let labels = [
+            Value::Float(0.005),
+            Value::Float(-0.005),
+            Value::Float(0.01),
+            Value::Float(0.0),
+            Value::Integer(3),
+            text("x"),
+        ];
+        assert_eq!(labels.map(|value| value_label(&value)), ["5e-3", "-5e-3", "0.01", "0.0", "3", "x"]);
+    }
+
+    #[test]
+    fn an_axis_over_a_decade_of_positive_numbers_is_logarithmic() {
+        let axis = |low: f64, high: f64, sampled: Option<&SearchDimension>| {
+            let axis = axis_of(&[low, 0.3, high].map(Value::Float), sampled);
+            (axis.ends(), axis.log)
+        };
+        let ends = |low: f64, high: f64| vec![Value::Float(low), Value::Float(high)];
+        assert_eq!(axis(0.125, 1.25, None), (ends(0.125, 1.25), true));
+        assert_eq!(axis(0.125, 1.0, None), (ends(0.125, 1.0), false));
+        assert_eq!([axis(0.0, 1.0, None).1, axis(-1.0, 20.0, None).1], [false; 2]);
+        for log in [true, false] {
+            assert_eq!(axis(0.1, 5.0, Some(&SearchDimension { log, ..SearchDimension::default() })).1, log);
+        }
+        let words = ["x", "y"].map(|word| Value::String(word.into()));
+        let categories = axis_of(&words, None);
+        assert_eq!((categories.ends(), categories.low.is_none()), (words.to_vec(), true));
+        let both = [Value::Float(0.1), Value::Float(0.2)];
+        assert_eq!(axis_of(&both, None).ends(), both);
+    }
+
+    #[test]
+    fn a_score_is_named_by_its_unit_and_distance() {
+        let run = HandMadeRun::new("name = 'scores'\ntuning.kl = 1.5\n[arms.a]\nmethod = 'dpo'").finish();
+        let label = |is_share| merit_label(&TuningResults { is_share, ..TuningResults::default() }, &run);
+        assert_eq!([label(true), label(false)], ["η within 1.5 nats", "gold gained within 1.5 nats"]);
+    }
+
+    #[test]
+    fn the_edge_of_a_grid_is_its_first_and_last_number() {
+        let best_at = |beta: f64| {
+            let trials = [0.1, 0.2, 0.4].map(|b| {
+                let gold = Some(if b == beta { 2.0 } else { 1.0 });
+                trial(&format!("beta = {b}\nloss = '{}'", if b < 0.3 { "dpo" } else { "ipo" }), &[(0, gold), (1, gold)])
+            });
+            edges_of("grid.beta = [0.1, 0.2, 0.4]", trials.to_vec())
+        };
+        let warning =
+            |beta| format!("arms.a.grid.beta: the best has {beta}, at the edge of what was tried, 0.1 to 0.4");
+        assert_eq!([best_at(0.1), best_at(0.2), best_at(0.4)], [vec![warning(0.1)], vec![], vec![warning(0.4)]]);
+    }
+
+    /// Linear from 0 to 1, by random search on the seeds 100 and 101 of the tuning; a trial on one of them is not complete.
+    #[test]
+    fn the_edge_of_a_search_is_a_twentieth_of_the_axis() {
+        let best_at = |x: f64| {
+            let score = |gold: f64| [(100, Some(gold)), (101, Some(gold))];
+            let trials = vec![
+                trial("nll_coef = 0.5", &score(1.0)),
+                trial(&format!("nll_coef = {x:?}"), &score(2.0)),
+                trial("nll_coef = 0.4", &[(100, Some(3.0))]),
+            ];
+            let space = "search = 'random'\nspace.nll_coef = { low = 0.0, high = 1.0 }\n[tuning]\nconfigurations = 3\nseeds = 2\nseed = 100";
+            edges_of(space, trials)
+        };
+        let warning = |x: &str| {
+            vec![format!("arms.a.space.nll_coef: the best has {x}, at the edge of what was tried, 0.0 to 1.0")]
+        };
+        assert_eq!([best_at(0.04), best_at(0.96)], [warning("0.04"), warning("0.96")]);
+        assert_eq!([best_at(0.05), best_at(0.06), best_at(0.94), best_at(0.95)], [const { Vec::<String>::new() }; 4]);
+    }
+
+    /// Where no point has a score at every seed, the best is that of the highest mean over the seeds that it has.
+    #[test]
+    fn points_that_lack_seeds_are_compared_by_those_that_they_have() {
+        let warnings_of = |golds: [[Option<f64>; 2]; 3]| {
+            let trials = [0.1, 0.2, 0.4]
+                .iter()
+                .zip(golds)
+                .map(|(beta, [a, b])| trial(&format!("beta = {beta}"), &[(0, a), (1, b)]));
+            edges_of("grid.beta = [0.1, 0.2, 0.4]", trials.collect()).len()
+        };
+        assert_eq!(warnings_of([[Some(1.0), None], [None, Some(3.0)], [Some(2.0), None]]), 0);
+        assert_eq!(warnings_of([[Some(1.0), None], [None, Some(2.0)], [Some(3.0), None]]), 1);
+        assert_eq!(warnings_of([[None, None], [None, None], [None, None]]), 0);
+        // one that has all seeds is before those that do not
+        assert_eq!(warnings_of([[Some(9.0), None], [Some(1.0), Some(1.0)], [Some(9.0), None]]), 0);
+    }
+}

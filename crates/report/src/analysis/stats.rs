@@ -14,7 +14,7 @@ pub fn mean(values: &[f64]) -> f64 {
 /// Standard deviation with `n − 1`; NaN for fewer than two.
 pub fn sd(values: &[f64]) -> f64 {
     let m = mean(values);
-    (values.iter().map(|x| (x - m).powi(2)).sum::<f64>() / (values.len() as f64 - 1.0)).sqrt()
+    (values.iter().map(|x| (x - m).powi(2)).sum::<f64>() / (values.len() as f64 - 1.0).max(0.0)).sqrt()
 }
 
 /// The difference that the order of summation can cause, as a share of the larger sum or of 1, the unit of every metric.
@@ -84,7 +84,7 @@ impl Estimate {
             return None;
         }
         let (mean, spread) = (mean(values), sd_above_rounding(values));
-        let half_width = (n > 1 && mean.is_finite() && spread.is_finite()).then(|| {
+        let half_width = spread.is_finite().then(|| {
             let t = StudentsT::new(0.0, 1.0, n as f64 - 1.0).expect("n - 1 > 0").inverse_cdf(0.5 + level / 2.0);
             t * spread / (n as f64).sqrt()
         });
@@ -95,12 +95,8 @@ impl Estimate {
 /// Two-sided p of the t-test that the mean is zero; `None` with fewer than two values, or where one is not finite. Values that do
 /// not differ give 0, or 1 if they are zero.
 pub fn t_test(values: &[f64]) -> Option<f64> {
-    let n = values.len() as f64;
-    if n < 2.0 {
-        return None;
-    }
-    let (m, s) = (mean(values), sd_above_rounding(values));
-    if !m.is_finite() || !s.is_finite() {
+    let (n, m, s) = (values.len() as f64, mean(values), sd_above_rounding(values));
+    if !s.is_finite() {
         return None;
     }
     if s == 0.0 {
@@ -115,14 +111,12 @@ fn two_sided(t: f64, freedom: f64) -> f64 {
 }
 
 /// Two-sided p of the test that flips the signs of paired differences, over all 2ⁿ flips; for few seeds, where the
-/// t-test's assumption of normal values cannot be checked.
+/// t-test's assumption of normal values cannot be checked. For fewer than 32 values.
 pub fn sign_flip_test(values: &[f64]) -> f64 {
-    let n = values.len().min(20);
     let observed = values.iter().sum::<f64>().abs();
-    let flipped = |signs: u32| -> f64 {
-        values.iter().enumerate().map(|(i, x)| if i < n && signs >> i & 1 == 1 { -x } else { *x }).sum()
-    };
-    let all = 1u32 << n;
+    let flipped =
+        |signs: u32| -> f64 { values.iter().enumerate().map(|(i, x)| if signs >> i & 1 == 1 { -x } else { *x }).sum() };
+    let all = 1u32 << values.len();
     let as_far = (0..all).filter(|&signs| flipped(signs).abs() >= observed * (1.0 - 1e-12)).count();
     as_far as f64 / f64::from(all)
 }
@@ -152,7 +146,6 @@ pub fn median(values: &[f64]) -> f64 {
     match sorted.len() {
         0 => f64::NAN,
         n if n % 2 == 1 => sorted[n / 2],
-        n if sorted[n / 2 - 1] == sorted[n / 2] => sorted[n / 2], // both may be infinite
         n => sorted[n / 2 - 1] / 2.0 + sorted[n / 2] / 2.0,
     }
 }
@@ -164,7 +157,7 @@ pub fn median_interval(values: &[f64], level: f64) -> Option<[f64; 2]> {
     sorted.sort_by(f64::total_cmp);
     let law = Binomial::new(0.5, sorted.len() as u64).ok()?;
     let holds = |from_end: usize| 1.0 - 2.0 * law.cdf(from_end as u64) >= level - 1e-12;
-    let from_end = (0..sorted.len() / 2).take_while(|&k| holds(k)).last()?;
+    let from_end = (0..sorted.len()).take_while(|&k| holds(k)).last()?;
     Some([sorted[from_end], sorted[sorted.len() - 1 - from_end]])
 }
 
@@ -455,6 +448,75 @@ mod tests {
         assert_eq!([log_ratio(0.0, 1.0), log_ratio(1.0, 0.0)], [Some(infinite), Some(-infinite)]);
         assert_eq!([log_ratio(infinite, infinite), log_ratio(f64::NAN, 1.0), log_ratio(-1.0, 1.0)], [None; 3]);
         assert!((log_ratio(2.0, 6.0).expect("both") - 3f64.ln()).abs() < 1e-15);
+    }
+
+    /// Up to a part in 10^12 of the larger value, or of 1, both ends included.
+    #[test]
+    fn the_tolerance_for_rounding_has_its_ends() {
+        assert_eq!([difference(1e-12, 0.0), difference(0.0, 1e-12), difference(-1e-12, 0.0)], [0.0; 3]);
+        assert_eq!([difference(1.1e-12, 0.0), difference(0.0, 1.1e-12)], [1.1e-12, -1.1e-12]);
+        assert_eq!(difference(f64::INFINITY, 1.0), f64::INFINITY);
+        // of -x, 0 and x the standard deviation is x
+        assert_eq!(sd_above_rounding(&[-1e-12, 0.0, 1e-12]), 0.0);
+        assert!((sd_above_rounding(&[-2e-12, 0.0, 2e-12]) - 2e-12).abs() < 1e-20);
+        assert_eq!(sd_above_rounding(&[1e6 - 1e-7, 1e6, 1e6 + 1e-7]), 0.0);
+        assert_eq!(sd_above_rounding(&[1e6 - 1e-7, 1e6, 1e6 + 1e-7].map(|x| -x)), 0.0);
+        assert!(sd_above_rounding(&[1e6 - 1e-5, 1e6, 1e6 + 1e-5]) > 9e-6);
+    }
+
+    #[test]
+    fn fewer_than_two_values_have_no_spread() {
+        assert!(sd(&[]).is_nan() && sd(&[3.0]).is_nan() && sd_above_rounding(&[]).is_nan() && mean(&[]).is_nan());
+        assert_eq!(sd(&[3.0, 5.0]), 2f64.sqrt());
+        assert_eq!([range(&[]), range(&[2.0, -1.0, 3.0])], [None, Some([-1.0, 3.0])]);
+        assert_eq!([log_ratio(1.0, f64::NAN), log_ratio(1.0, -1.0), log_ratio(-1.0, -1.0)], [None; 3]);
+        let x = [0.1, 0.4, -0.3, 0.2, 0.6];
+        let not_finite = |bad: f64| spread_ratio(&x.map(|x| (if x > 0.5 { bad } else { x }, 2.0 * x)), 0.95);
+        assert_eq!([not_finite(f64::NAN), not_finite(f64::INFINITY)], [None; 2]);
+    }
+
+    /// By hand: all flips of zeros are as far from zero; 5 positive of 5 that are not zero are 2 of 32; a p that equals its level is
+    /// rejected, and the next one has the next level.
+    #[test]
+    fn ties_count_in_tests_as_their_definitions_say() {
+        assert_eq!([sign_flip_test(&[0.0, 0.0]), sign_flip_test(&[1.0, 1.0, 1.0, 1.0])], [1.0, 0.125]);
+        assert!((sign_test(&[0.0, 1.0, 2.0, 0.0, 3.0, 4.0, 5.0]) - 0.0625).abs() < 1e-12);
+        assert!((sign_test(&[0.0, -1.0, -2.0, 0.0, -3.0, -4.0, -5.0]) - 0.0625).abs() < 1e-12);
+        assert_eq!([sign_test(&[1.0, -1.0]), sign_test(&[1.0, -1.0, 0.0])], [1.0; 2]);
+        assert_eq!(holm_levels(&[0.025, 0.05], 0.05), [0.025, 0.05]);
+        assert_eq!(holm_levels(&[0.026, 0.05], 0.05), [0.025, 0.025]);
+    }
+
+    /// Five values cover their median between the first and the last with exactly 1 − 2/32.
+    #[test]
+    fn the_interval_of_a_median_has_the_level_that_it_covers() {
+        let x = [5.0, 1.0, 4.0, 2.0, 3.0];
+        assert_eq!(median_interval(&x, 0.9375), Some([1.0, 5.0]));
+        assert_eq!(median_interval(&x, 0.9375 + 1e-9), None);
+        // between the second and the fourth: 1 − 2 · 6/32
+        assert_eq!([0.625, 0.625 + 1e-9].map(|level| median_interval(&x, level)), [Some([2.0, 4.0]), Some([1.0, 5.0])]);
+        assert_eq!(
+            [median(&[f64::INFINITY; 2]), median(&[1e308, 1.6e308]), median(&[2.0, 1.0])],
+            [f64::INFINITY, 1.3e308, 1.5]
+        );
+        assert!(median(&[]).is_nan());
+    }
+
+    /// One draw is both ends. Of a prompt with 0 and one with 1 the mean of two draws is 0, ½ or 1, with ¼, ½ and ¼.
+    #[test]
+    fn resampled_prompts_have_the_quantiles_of_their_mean() {
+        let [low, high] = prompt_bootstrap(&[vec![0.0, 1.0]], 0.95, 1).expect("two prompts");
+        assert!(low == high && [0.0, 0.5, 1.0].contains(&low));
+        assert_eq!(prompt_bootstrap(&[vec![0.0, 1.0]], 0.95, 2000), Some([0.0, 1.0]));
+        assert_eq!(prompt_bootstrap(&[vec![0.0, 1.0]], 0.4, 2000), Some([0.5, 0.5]));
+        assert_eq!(prompt_bootstrap(&[vec![0.0, 1.0], vec![1.0, 0.0]], 0.95, 100), Some([0.5, 0.5]));
+        assert_eq!([prompt_bootstrap(&[], 0.95, 10), prompt_bootstrap(&[vec![]], 0.95, 10)], [None; 2]);
+    }
+
+    #[test]
+    fn an_estimate_without_width_is_shown_as_its_mean() {
+        let shown = |values: &[f64]| Estimate::of(values).expect("values").to_string();
+        assert_eq!([shown(&[2.0]), shown(&[2.0, 2.0]), shown(&[2.0, 2.0, 2.3])], ["2.00", "2.00", "2.10 ± 0.43"]);
     }
 
     #[test]

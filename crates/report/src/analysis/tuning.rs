@@ -181,6 +181,9 @@ fn score_points(points: &[MeasuredPoint], cells: &[&Cell], experiment: &Experime
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::analysis::hand_made_run::HandMadeRun;
+    use duel_ledger::{write_metrics, write_rounds};
+    use duel_spec::{Clocks, MetricRow, NO_POINT, Trial};
 
     fn trial(score: &[Option<f64>]) -> TrialResult {
         let score_of = |gold: &Option<f64>| gold.map(|gold| TrialScore { gold, proxy: -gold, flops: 1.0 });
@@ -204,6 +207,151 @@ mod tests {
         assert!(!trial(&[Some(-5.0)]).is_behind(&leader, SelectionMetric::Gold));
         assert!(trial(&[Some(0.9), None]).is_behind(&leader, SelectionMetric::Gold));
         assert!(!leader.is_behind(&leader, SelectionMetric::Gold));
+    }
+
+    /// Seeds that both failed at say nothing; a score that is NaN is the last.
+    #[test]
+    fn failures_of_both_are_no_evidence() {
+        let gold = SelectionMetric::Gold;
+        assert!(!tried(&[None, Some(0.5), Some(0.6)]).is_behind(&tried(&[None, Some(0.5), Some(0.6)]), gold));
+        assert!(tried(&[None, Some(0.5), Some(0.6)]).is_behind(&tried(&[None, Some(0.9), Some(1.0)]), gold));
+        assert_eq!(tried(&[Some(f64::NAN), Some(1.0)]).merit(gold), f64::NEG_INFINITY);
+        // of the first seed, at which one did not run, nothing is compared
+        let without_first = |score: &[Option<f64>]| {
+            let mut trial = tried(score);
+            trial.seeds.remove(&0);
+            trial
+        };
+        let lower = [Some(0.5), Some(0.5), Some(0.6)];
+        assert!(without_first(&lower).is_behind(&tried(&[Some(0.5), Some(0.9), Some(1.0)]), gold));
+        assert!(
+            tried(&[Some(9.0), Some(0.5), Some(0.6)]).is_behind(&without_first(&[None, Some(0.9), Some(1.0)]), gold)
+        );
+        assert_eq!([tried(&[Some(3.0), Some(1.0)]).merit(gold), tried(&[]).merit(gold)], [2.0, f64::NEG_INFINITY]);
+        assert_eq!(tried(&[Some(3.0), Some(1.0)]).merit(SelectionMetric::Proxy), -2.0);
+    }
+
+    const EXPERIMENT: &str = "
+        name = 'scores'
+        seeds = 2
+        tuning.kl = 1.0
+        [arms.d]
+        method = 'dpo'
+        [arms.p]
+        method = 'ppo'
+        reward = 'rm'
+        grid.beta = [0.1, 0.2]
+    ";
+
+    /// A training at these KL, gold and proxy, beside an optimum that gains this much at KL 2; the reference has proxy 1, and gold 1 with the first seed and 2 with the second.
+    fn scored(optimum: Option<f64>, training: &[[f64; 3]]) -> TuningResults {
+        let mut run = HandMadeRun::new(EXPERIMENT);
+        let clocks = |step: u64| Clocks { step, flops: 10.0 * step as f64, ..Clocks::default() };
+        let values = |[kl, gold, proxy]: [f64; 3]| [(metrics::KL, kl), (metrics::GOLD, gold), (metrics::PROXY, proxy)];
+        for (seed, base) in [(0, 1.0), (1, 2.0)] {
+            run.evaluation("reference", "sft", seed, clocks(0), &values([0.0, base, 1.0]));
+            if let Some(gain) = optimum {
+                run.evaluation("optimum", "beta=1", seed, clocks(0), &values([2.0, base + gain, 0.0])[..2]);
+            }
+        }
+        for cell in run.run().cells.clone().into_iter().filter(|cell| cell.arm == "p") {
+            for (step, row) in (1..).zip(training) {
+                run.evaluation("p", &cell.point.label, cell.seed, clocks(step), &values(*row));
+            }
+        }
+        TuningResults::of(&run.finish())
+    }
+
+    /// By hand, at KL 1: gold 3 at KL .5 and 5 at KL 2 have 3 + 2/3 between them, proxies 2 and 5 have 3; an optimum
+    /// gains 4 there, or nothing, of which no gain is a share.
+    #[test]
+    fn a_score_is_what_a_mixture_gains_within_the_kl() {
+        let training = [[0.5, 3.0, 2.0], [2.0, 5.0, 5.0]];
+        for (optimum, scale) in [(None, 1.0), (Some(0.0), 1.0), (Some(8.0), 4.0)] {
+            let tuning = scored(optimum, &training);
+            assert_eq!(tuning.is_share, optimum == Some(8.0));
+            let cells: Vec<(&str, &str)> = tuning.tried.iter().map(|t| (t.arm.as_str(), t.label.as_str())).collect();
+            assert_eq!(cells.iter().map(|cell| cell.0).collect::<Vec<_>>(), ["d", "p", "p"]);
+            assert_eq!(cells[1..], [("p", "beta=0.1"), ("p", "beta=0.2")]);
+            assert_eq!(tuning.tried[0].seeds, BTreeMap::from([(0, None), (1, None)]), "never trained");
+            for tried in &tuning.tried[1..] {
+                assert_eq!(tried.seeds.len(), 2);
+                for (seed, base) in [(0, 1.0), (1, 2.0)] {
+                    let score = tried.seeds[&seed].expect("trained");
+                    assert!((score.gold - (3.0 + 2.0 / 3.0 - base) / scale).abs() < 1e-12, "{score:?}");
+                    assert!((score.proxy - 2.0).abs() < 1e-12 && score.flops == 20.0, "{score:?}");
+                }
+            }
+        }
+    }
+
+    /// Four trainings of 20 FLOPs, and one reward model for each of their seeds; `d` needs none.
+    #[test]
+    fn a_reward_model_is_paid_for_once_a_seed() {
+        let mut tuning = scored(None, &[[0.5, 3.0, 2.0], [2.0, 5.0, 5.0]]);
+        tuning.reward_model = BTreeMap::from([(0, 100.0), (1, 300.0), (7, 900.0)]);
+        let experiment = HandMadeRun::new(EXPERIMENT).run().experiment.clone();
+        assert_eq!([tuning.spent("p", &experiment), tuning.spent("d", &experiment)], [480.0, 0.0]);
+        let score = TrialScore { gold: 0.0, proxy: 0.0, flops: 7.0 };
+        tuning.tried[0].seeds.insert(0, Some(score));
+        assert_eq!(tuning.spent("d", &experiment), 7.0);
+    }
+
+    /// The search's table, of a format that has no list of stages: evaluations, and the FLOPs of the reward model at its end.
+    #[test]
+    fn a_search_is_read_from_its_table() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let manifest = Manifest { format: 11, exit: "complete".into(), ..Manifest::default() };
+        manifest.write(folder.path()).expect("written");
+        let row = |[arm, point, stage]: [&str; 3], flops: f64, metric: Metric, value: f64| MetricRow {
+            arm: arm.into(),
+            method: "ppo".into(),
+            point: point.into(),
+            seed: 0,
+            stage: stage.into(),
+            clocks: Clocks { step: flops as u64, flops, ..Clocks::default() },
+            metric: metric.name.into(),
+            value,
+        };
+        let validation = "evaluation-validation";
+        let mut rows = vec![];
+        for (arm, point, flops, values) in [("reference", "sft", 0.0, [0.0, 1.0]), ("p", "beta=0.1", 20.0, [1.0, 3.0])]
+        {
+            for (metric, value) in [metrics::KL, metrics::GOLD].into_iter().zip(values) {
+                rows.push(row([arm, point, validation], flops, metric, value));
+            }
+        }
+        for (arm, stage, flops) in [
+            (SHARED_ARM, "rm", 50.0),
+            (SHARED_ARM, "rm", 70.0),
+            (SHARED_ARM, "rm", 60.0),
+            (SHARED_ARM, "sft", 99.0),
+            ("p", "rm", 98.0),
+        ] {
+            rows.push(row([arm, NO_POINT, stage], flops, metrics::LOSS, 0.5));
+        }
+        write_metrics(&folder.path().join("tuning.parquet"), &rows).expect("written");
+        let mut run = HandMadeRun::new(EXPERIMENT);
+        let run = run.run();
+        run.cells.iter_mut().for_each(|cell| cell.tuning = cell.arm == "p" && cell.seed == 0);
+        let tuning = TuningResults::read(folder.path(), &run.experiment, &run.cells).expect("read");
+        assert_eq!(tuning.reward_model, BTreeMap::from([(0, 70.0)]));
+        let golds: Vec<_> =
+            tuning.tried.iter().map(|t| (t.label.as_str(), t.seeds[&0].map(|score| score.gold))).collect();
+        assert_eq!(golds, [("beta=0.1", Some(2.0)), ("beta=0.2", None)]);
+        // a tuned run is scored by the search's table, any other by what it compared
+        let settings = |beta: f64| BTreeMap::from([("beta".to_string(), toml::Value::Float(beta))]);
+        let trial = |beta| Trial { arm: "p".into(), settings: settings(beta), seeds: vec![0], tuning: true };
+        write_rounds(folder.path(), &[vec![trial(0.1)]]).expect("written");
+        run.folder = folder.path().into();
+        let golds = |run: &Run| {
+            let scores: Vec<_> =
+                TuningResults::for_run(run).expect("read").tried.into_iter().flat_map(|tried| tried.seeds).collect();
+            scores.into_iter().map(|(_, score)| score.map(|score| score.gold)).collect::<Vec<_>>()
+        };
+        assert_eq!(golds(run), [None; 6]);
+        run.experiment.tuning.configurations = 1;
+        assert_eq!(golds(run), [Some(2.0)]);
     }
 
     #[test]

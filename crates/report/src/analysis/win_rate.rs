@@ -117,6 +117,52 @@ mod tests {
         assert_eq!(win_rate(&a, &a, false), Some(0.5));
     }
 
+    /// Golds within 1e-9 of each other tie, whichever is larger.
+    #[test]
+    fn golds_within_the_tolerance_tie() {
+        let at = |gold: f64| vec![(gold, 1, 1.0)];
+        for tie in [0.0, 5e-10, TIE, -5e-10, -TIE] {
+            assert_eq!(chances(&at(0.0), &at(tie)), [0.0, 1.0], "{tie}");
+        }
+        assert_eq!([chances(&at(0.0), &at(2e-9)), chances(&at(0.0), &at(-2e-9))], [[0.0, 0.0], [1.0, 0.0]]);
+        let of_two = |low: f64, high: f64| vec![(low, 1, 0.25), (high, 1, 0.75)];
+        assert_eq!([chances(&of_two(-1.0, 1.0), &at(0.0)), chances(&of_two(-2.0, -1.0), &at(-1.5))], [[0.75, 0.0]; 2]);
+        // golds of one response that are further apart are not one
+        let apart = vec![(0.0, 1, 0.25), (TIE, 1, 0.75)];
+        assert_eq!(chances(&apart, &at(2.0 * TIE)), [0.0, 0.75]);
+    }
+
+    /// A policy without weight is not there, nor is gold that was not measured.
+    #[test]
+    fn a_mixture_has_the_responses_with_a_probability_and_a_gold() {
+        let outcomes = |golds: &[(u32, f64)]| Outcomes {
+            arm: "a".into(),
+            point: "p".into(),
+            seed: 0,
+            all: golds
+                .iter()
+                .map(|&(prompt, gold_reward)| OutcomeRow { prompt, gold_reward, tokens: 2, share: 1.0 })
+                .collect(),
+        };
+        let (one, other) = (outcomes(&[(0, 3.0), (1, f64::NAN)]), outcomes(&[(0, 1.0), (1, 2.0)]));
+        assert_eq!(mixture(&[(&one, 1.0), (&other, 0.0)]), [vec![(3.0, 2, 1.0)], vec![]]);
+        assert_eq!(mixture(&[(&one, 0.5), (&other, 0.5)]), [vec![(1.0, 2, 0.5), (3.0, 2, 0.5)], vec![(2.0, 2, 0.5)]]);
+        // a prompt on which neither has a response has no win rate
+        assert_eq!(by_prompt(&mixture(&[(&one, 1.0)]), &mixture(&[(&other, 1.0)]), false), [1.0]);
+    }
+
+    /// 98 of 100 decided prompts are enough for Wilson's interval of one seed.
+    #[test]
+    fn wilsons_interval_needs_single_pairs_with_hardly_any_ties() {
+        let rates = |ties: usize| {
+            (0..100).map(|i| if i < ties { 0.5 } else { f64::from(u8::from(i < 70)) }).collect::<Vec<_>>()
+        };
+        assert_eq!(prompt_interval(&[rates(2)]), Some(wilson(69.0, 100.0, 0.95)));
+        assert_eq!(prompt_interval(&[rates(3)]), prompt_bootstrap(&[rates(3)], 0.95, RESAMPLES));
+        assert_ne!(prompt_interval(&[rates(3)]), Some(wilson(68.5, 100.0, 0.95)));
+        assert_eq!(prompt_interval(&[rates(0), rates(0)]), prompt_bootstrap(&[rates(0)], 0.95, RESAMPLES));
+    }
+
     #[test]
     fn a_mixture_averages_its_policies() {
         let outcomes = |golds: &[(u32, f64)]| Outcomes {
