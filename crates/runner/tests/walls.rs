@@ -135,7 +135,7 @@ fn sources() -> Vec<(String, String)> {
                 folders.push(path);
             } else if name.ends_with(".rs") && !name.contains("/wiring") && !name.ends_with("/tests.rs") {
                 let text = std::fs::read_to_string(&path).expect("a source");
-                let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+                let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
                 let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
                 sources.push((name, code.collect::<Vec<_>>().join("\n")));
             }
