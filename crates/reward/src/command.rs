@@ -360,6 +360,11 @@ mod tests {
             let judge = shell(script, timeout);
             let error = judge.judge(texts).expect_err(script).to_string();
             assert!(expected.split('|').any(|words| error.contains(words)), "{script}: {error}");
+            let [is_late, expected_late] = [&error, expected].map(|text| text.contains("came within"));
+            assert!(
+                is_late == expected_late && error.contains(" within ") <= (is_late || expected.contains('|')),
+                "{error}"
+            );
             assert!(judge.running.lock().expect("no panic").is_none(), "{script} is left running");
         }
     }
@@ -441,5 +446,64 @@ mod tests {
         judge.judge(&[input("one")]).expect("a score");
         judge.finish().expect("nothing more was said");
         assert!(ends(), "finished: {script}");
+    }
+
+    /// The lines of a script's output, where this many inputs were sent before.
+    fn lines(script: &str, sent: usize) -> Vec<ProgramLine> {
+        let mut child = Command::new("sh").args(["-c", script]).stdout(Stdio::piped()).spawn().expect("a shell");
+        let (sender, lines) = sync_channel(WAITING);
+        listen(child.stdout.take().expect("piped"), &AtomicUsize::new(sent), &sender);
+        child.wait().expect("ended");
+        drop(sender);
+        lines.iter().collect()
+    }
+
+    #[test]
+    fn an_answer_to_no_input_is_unexpected() {
+        let kinds = |sent| -> String {
+            let kind = |line: &ProgramLine| match line {
+                ProgramLine::Answer(_) => 'a',
+                ProgramLine::Unexpected(_) => 'u',
+                ProgramLine::TooLong => 'l',
+            };
+            lines("echo 1; echo; echo 2; echo ' '; echo 3", sent).iter().map(kind).collect()
+        };
+        assert_eq!([0, 1, 2, 3, 4].map(kinds), ["uuu", "auu", "aau", "aaa", "aaa"], "empty lines are no answers");
+    }
+
+    #[test]
+    fn a_line_has_at_most_65536_bytes() {
+        // the number, spaces and the end of the line
+        let of = |length: usize| lines(&format!("printf '%{}d\\n' 7", length - 1), 9);
+        assert!(matches!(&of(LONGEST)[..], [ProgramLine::Answer(line)] if line.len() == LONGEST));
+        assert!(matches!(&of(LONGEST + 1)[..], [ProgramLine::TooLong]));
+        assert_eq!(score(ProgramLine::Answer(format!("{:>65535}", 7))), Ok(7.0));
+    }
+
+    #[test]
+    fn scores_are_numbers_of_bounded_size() {
+        let of = |line: &str| score(ProgramLine::Answer(line.into())).ok();
+        assert_eq!(
+            ["1e9", "-1e9", "{\"score\": -0.5}", " 3\n"].map(of),
+            [Some(1e9), Some(-1e9), Some(-0.5), Some(3.0)]
+        );
+        assert_eq!(["1.000001e9", "-1.000001e9", "null", "\"1\"", "{\"scores\": 1}", ""].map(of), [None; 6]);
+    }
+
+    /// A program that exits is started three times for a batch, each of which has at least one input.
+    #[test]
+    fn a_program_is_tried_three_times() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let starts = folder.path().join("starts");
+        let judge = |script: String| CommandJudge::new(["sh".into(), "-c".into(), script].to_vec(), DAY, 0);
+        let error = judge(format!("echo start >> {}", starts.display())).judge(&[input("one")]);
+        assert!(error.expect_err("it ends").to_string().contains("it ended after 0 of 1 answers"));
+        assert_eq!(std::fs::read_to_string(&starts).expect("started").lines().count(), 3);
+        // the third attempt answers
+        let script = format!(
+            "echo start >> {0}; [ $(wc -l < {0}) -ge 6 ] && while read -r line; do echo 5; done",
+            starts.display()
+        );
+        assert_eq!(judge(script).judge(&[input("one"), input("two")]).expect("scores"), [5.0, 5.0]);
     }
 }

@@ -16,7 +16,7 @@ use duel_ledger::StageRecorder;
 use duel_model::{FileTensor, Policy, ResponseReader, Responses, ScalarModel, TransformerConfig, generate, weights};
 use duel_reward::{Calibration, LearnedReward, Linear, RewardModel, RewardNetwork, RewardReader, Scorer, quality};
 use duel_spec::seeds::{self, Stream};
-use duel_spec::{Clocks, Recorder, RmCheckpointSelection, RmModel, RmStage, RmStart, Split, metrics};
+use duel_spec::{Clocks, Recorder, RmCheckpointSelection, RmModel, RmStage, RmStart, Split, TokenSpec, metrics};
 use duel_training::{BestCheckpoint, Learner, PairBatch, Splits, TrainContext, TrainSchedule, curve_steps, train};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -164,8 +164,7 @@ fn network(
     let config = reward_config(context, world)?;
     let model = scalar_on(context, context.on_train_device(body(context, world)?), member)?;
     let reader = reward_reader(context, loaded, &context.device)?;
-    let some = validation.len().min(4 * duel_training::probes::probe_rows(reader.space()));
-    let probe = PairBatch::new(validation, &(0..some).collect::<Vec<_>>());
+    let probe = probe(validation, reader.space());
     let check = |step: u64, model: &ScalarModel| -> Result<()> {
         Ok(RewardModel::new(settings.clone(), reader.clone(), &config).check(step, model, &*reader.pairs(&probe)?)?)
     };
@@ -220,6 +219,12 @@ fn network(
         wall_seconds: before.wall_seconds + after.wall_seconds,
     };
     Ok((model, clocks))
+}
+
+/// The first validation pairs, on which invariants of the reward model are checked.
+fn probe(validation: &[PreferenceRow], space: &TokenSpec) -> PairBatch {
+    let count = validation.len().min(4 * duel_training::probes::probe_rows(space));
+    PairBatch::new(validation, &(0..count).collect::<Vec<_>>())
 }
 
 /// The start of a reward model's training, without its head and without gradient.
@@ -309,4 +314,49 @@ fn trap_slope(reward: &LearnedReward, samples: &Responses) -> Result<Option<f64>
     after.responses.iter_mut().for_each(|r| r.insert(r.len() - 1, token::X));
     let change: f64 = reward.score(&after)?.iter().zip(reward.score(&before)?).map(|(a, b)| a - b).sum();
     Ok(Some(change / once.len() as f64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::PlannedRun;
+    use super::*;
+    use duel_data::grammar::GrammarWorld;
+
+    #[test]
+    fn a_reward_model_is_probed_on_the_first_pairs() {
+        let world = GrammarWorld::new(0.02, 1);
+        let row = |i: u32| PreferenceRow::new(Split::Validation, vec![i], vec![1000 + i], vec![2000 + i]);
+        let rows: Vec<PreferenceRow> = (0..100).map(row).collect();
+        assert_eq!(probe(&rows, world.space()).rows, (0..64).collect::<Vec<_>>());
+        assert_eq!(probe(&rows[..5], world.space()).rows, (0..5).collect::<Vec<_>>());
+    }
+
+    /// A linear reward model keeps its margin to each pair in proportion to the annotator's certainty.
+    #[test]
+    fn the_margins_of_a_linear_reward_model_are_shares_of_the_strengths() -> Result<()> {
+        let run = PlannedRun::new(
+            "[model]\nlayers = 1\nwidth = 8\nheads = 2\n[stages.sft]\nsteps = 1\nbatch_size = 8\n\
+             [stages.pairs]\nrows = 64\nholdout_rows = 4\n[stages.rm]\nmodel = \"linear\"\nmargin = 0.4\nsamples = 8\n\
+             [arms.a]\nmethod = \"dpo\"\n",
+        );
+        for kind in [StageKind::Sft, StageKind::Pairs, StageKind::Rm] {
+            run.make(kind)?;
+        }
+        let context = run.context(run.stage(StageKind::Yardstick));
+        let rows = run.context(run.stage(StageKind::Rm)).rows()?;
+        let train: Vec<PreferenceRow> = rows.into_iter().filter(|row| row.split == Split::Train).collect();
+        let margins: Vec<f64> = train.iter().map(|row| 0.4 * row.strength()).collect();
+        let settings = &run.experiment.stages.rm;
+        let expected = Linear::fit(&train, &margins, settings.label_smoothing, settings.ridge)?;
+        match learned_reward(&context, &context.load_world()?)?.judges() {
+            [(RewardNetwork::Linear(actual), _)] => {
+                for row in &train {
+                    let [actual, expected] = [actual, &expected].map(|linear| linear.score(&row.prompt, &row.chosen));
+                    assert!((actual - expected).abs() < 1e-9, "{actual}, expected {expected}");
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+        Ok(())
+    }
 }
