@@ -85,7 +85,7 @@ impl Recorder for MemoryRecorder {
     fn is_due(&self) -> bool {
         self.is_due
     }
-    fn keep(&mut self, training: &str, state: &[u8]) -> std::io::Result<()> {
+    fn save(&mut self, training: &str, state: &[u8]) -> std::io::Result<()> {
         assert_eq!(training, "the training");
         if self.is_full {
             return Err(std::io::Error::other("no space left"));
