@@ -168,6 +168,11 @@ impl JudgeProcess {
     }
 }
 
+/// How long to wait for the exit of a program whose input is closed: a multiple of its slowest answer.
+fn last_wait(slowest: Duration, timeout: Duration) -> Duration {
+    (4 * slowest).max(LAST_WORDS).min(timeout)
+}
+
 /// A text that no other process has in its environment.
 fn unique_mark() -> String {
     static NUMBER: AtomicUsize = AtomicUsize::new(0);
@@ -300,8 +305,7 @@ impl TextJudge for CommandJudge {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(mut program) = running.take() else { return Ok(()) };
         program.inputs = None; // closes its input
-        let wait = (4 * program.slowest).max(LAST_WORDS).min(self.timeout);
-        program.is_silent(wait).map(|_| ()).map_err(|problem| self.refuse(problem))
+        program.is_silent(last_wait(program.slowest, self.timeout)).map(|_| ()).map_err(|problem| self.refuse(problem))
     }
 }
 
@@ -505,5 +509,22 @@ mod tests {
             starts.display()
         );
         assert_eq!(judge(script).judge(&[input("one"), input("two")]).expect("scores"), [5.0, 5.0]);
+    }
+
+    #[test]
+    fn a_slow_program_has_longer_to_exit() {
+        let seconds = |slowest: f64, timeout| last_wait(Duration::from_secs_f64(slowest), Duration::from_secs(timeout));
+        let actual = [seconds(3.0, 60), seconds(1.0, 60), seconds(3.0, 10), seconds(0.0, 2)];
+        assert_eq!(actual, [12, 5, 10, 2].map(Duration::from_secs));
+    }
+
+    #[test]
+    fn no_two_programs_have_one_mark() {
+        let marks = [unique_mark(), unique_mark()];
+        let own = format!("{}-", std::process::id());
+        assert!(
+            marks[0] != marks[1] && marks.iter().all(|mark| mark.starts_with(&own) && mark.ends_with('.')),
+            "{marks:?}"
+        );
     }
 }

@@ -233,4 +233,26 @@ mod tests {
         assert_eq!(metrics.cost.trained_tokens, batch.both.token_count());
         Ok(())
     }
+
+    /// A model without finite scores fails its checks: at the first step, and at that one alone.
+    #[test]
+    fn invariants_are_checked_at_the_first_step() {
+        let space = trajectory::space(12, [0, 2], 3, 4);
+        let device = Device::flex().autodiff();
+        let config = TransformerConfig::small(12, space.context(), 1, 8, 2, true);
+        let model = |weight: f32| {
+            let body = Policy::new(&config, &mut seeds::derive(1, "test", 0, "init"), &device);
+            ScalarModel::with_head(body, vec![weight; 8], &device)
+        };
+        let row = |i: u32| PreferenceRow::new(Split::Train, vec![1, 3 + i, 4], vec![3 + i, 7, 2], vec![9 - i, 2]);
+        let rows: Vec<PreferenceRow> = (0..5).map(row).collect();
+        let batch = PairBatch::new(&rows, &(0..5).collect::<Vec<_>>());
+        let mut method = RewardModel::new(Settings::defaults(), ResponseReader::new(&space, &device), &config);
+        assert!(method.check(3, &model(0.5), &batch).is_ok());
+        let error = method.check(3, &model(f32::NAN), &batch).expect_err("no numbers");
+        let mut learner = Learner::new(model(f32::NAN), &LearnerSettings::defaults(), 1e-3, 10);
+        let at_start = method.iteration(&batch, &mut learner).expect_err("no numbers");
+        let text = |error: duel_training::Error| error.to_string();
+        assert_eq!(text(error).replace("step 3", "step 0"), text(at_start));
+    }
 }

@@ -437,7 +437,8 @@ mod tests {
             |scores: [f64; 3]| human_agreement(&scores, &rated, &mut duel_spec::seeds::derive(0, "test", 0, "pairs"));
         // the pairs are (1, 0) and (1.5, 0), each as likely
         assert_eq!([agreement([0.0, 2.0, 1.0]), agreement([3.0, 2.0, 1.0]), agreement([1.0; 3])], [1.0, 0.0, 0.5]);
-        assert!((agreement([1.0, 2.0, 0.0]) - 0.5).abs() < 0.01);
+        let half = agreement([1.0, 2.0, 0.0]);
+        assert!((half - 0.5).abs() < 0.01 && (half * 1e5 - (half * 1e5).round()).abs() < 1e-6, "{half} of 100,000");
         assert!((agreement([1.0, 1.0, 2.0]) - 0.75).abs() < 0.01);
     }
 
@@ -451,7 +452,8 @@ mod tests {
     /// A judge that reads one word: its measures counted by hand.
     #[test]
     fn a_report_by_hand() {
-        let terms = [("good", 3.0), ("bad", -3.0)].map(|(term, weight)| (term.to_owned(), (1.0, weight)));
+        let terms = [("good", 3.0), ("bad", -3.0), ("meh", -0.5), ("so", 0.25)]
+            .map(|(term, weight)| (term.to_owned(), (1.0, weight)));
         let judge = Sentiment { terms: terms.into_iter().collect(), bias: 0.5, slope: 2.0, offset: -1.5 };
         let logit = |text: &str, expected: f64| {
             let actual = judge.logit(text, 2);
@@ -468,12 +470,14 @@ mod tests {
             review("film", true),                // raw .5, calibrated −.5
             review("a film that is bad", false), // read in full only
             review("good", false),
+            review("meh", true), // raw 0, which is not positive
+            review("so", true),  // raw .75, calibrated 0, which is not positive
         ];
         let rated = [("good", 2.0), ("bad", -2.0)].map(|(text, mean)| RatedSentence { text: text.into(), mean });
         let report = judge.report(&heldout, &rated, 2, &mut duel_spec::seeds::derive(0, "test", 0, "pairs"));
-        assert_eq!([report.accuracy, report.accuracy_window, report.human_agreement], [0.8, 0.6, 1.0]);
+        assert_eq!([report.accuracy, report.accuracy_window, report.human_agreement], [5.0 / 7.0, 3.0 / 7.0, 1.0]);
         let [high, middle, low] = [5.5, -0.5, -6.5].map(sigmoid);
-        let expected = ((2.0 * high - 1.0) + (1.0 - 2.0 * middle).abs() + low) / 5.0;
+        let expected = ((2.0 * high - 1.0) + (1.0 - 2.0 * middle) + low + (1.0 - sigmoid(-1.5)) + 0.5) / 7.0;
         assert!(
             (report.calibration_error - expected).abs() < 1e-6,
             "{}, expected {expected}",

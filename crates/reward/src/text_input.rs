@@ -273,4 +273,16 @@ mod tests {
     fn no_more_than_8192_tokens_are_read() {
         assert_eq!([0, 1, 2, 8191, 8192, 8193, 131_072].map(TextInput::context), [2, 2, 2, 8191, 8192, 8192, 8192]);
     }
+
+    #[test]
+    fn of_nothing_but_padding_the_first_is_read() -> Result<()> {
+        let (tokenizer, _) = input(8, Some(0), usize::MAX)?;
+        let pad = tokenizer.encode_part("b")?[0];
+        let text = ScoredText::new(tokenizer.clone(), None, None, tokenizer.vocabulary());
+        let text = TextInput::new(Arc::new(Letters), text, [tokenizer.vocabulary(), 8], Some(pad), usize::MAX);
+        let batch = Responses { prompts: vec![vec![1]], responses: vec![vec![1, 1]], logp: vec![], masks: vec![] };
+        let read = text.batch(&batch)?;
+        assert_eq!((read.prompts.concat(), read.responses.concat()), (vec![], vec![pad]));
+        Ok(())
+    }
 }

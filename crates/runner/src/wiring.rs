@@ -300,6 +300,9 @@ fn the_reward_model_is_judged_on_each_split(record: &RunRecord) {
     let config = context.config(world).expect("a shape");
     assert_eq!((spent.step, spent.tokens as f64), (24, trained));
     near("FLOPs of both networks", spent.flops, Flops::scalar(&config).train(1) * trained);
+    let prompts: BTreeMap<String, Vec<String>> =
+        load_json("rm", &record.folder(rm).file("prompts.json")).expect("prompts");
+    assert_eq!(prompts.keys().collect::<Vec<_>>(), ["rm", "rm-1"], "each network's training has a name of its own");
     // it is centred and scaled on what the SFT policy says on train prompts
     let train = ids(world, Split::Train);
     let samples = record.experiment.stages.rm.samples;

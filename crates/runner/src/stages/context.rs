@@ -233,6 +233,17 @@ impl StageContext<'_> {
     }
 }
 
+/// The policy frozen, with fresh adapters that count α/rank times on the projections whose names `is_adapted` is true of.
+pub(super) fn adapted(
+    policy: Policy,
+    (rank, alpha): (usize, f64),
+    is_adapted: impl Fn(&str) -> bool,
+    rng: &mut seeds::Rng,
+    device: &Device,
+) -> Policy {
+    policy.with_fresh_lora(rank, alpha / rank as f64, is_adapted, rng, device)
+}
+
 /// If single completions with a label are paired, each with its own prompt, only losses that read each of them alone, or
 /// all of them together, may be used.
 pub(super) fn check_unpaired(experiment: &Experiment, rows: &[PreferenceRow]) -> Result<()> {

@@ -1,6 +1,7 @@
 //! The methods by name: one line in [`run`] and one function each. A new method is added here.
 
 use super::batches::EpochSampler;
+use super::context::adapted;
 use super::reward_model;
 use crate::error::Result;
 use burn::module::Module;
@@ -113,9 +114,9 @@ fn with_adapters(policy: Policy, common: &CommonSettings, stream: Stream<'_>, in
         LoraTargets::Attention => name.contains(".attention."),
         LoraTargets::Mlp => name.contains(".mlp."),
     };
-    let scale = common.lora_alpha / common.lora_rank as f64;
     let mut rng = seeds::stream(inputs.seed, stream, 0);
-    policy.with_fresh_lora(common.lora_rank, scale, is_adapted, &mut rng, inputs.train_reader.device())
+    let rank_and_alpha = (common.lora_rank, common.lora_alpha);
+    adapted(policy, rank_and_alpha, is_adapted, &mut rng, inputs.train_reader.device())
 }
 
 /// Trains it as its arm says.
