@@ -305,7 +305,8 @@ impl TextJudge for CommandJudge {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(mut program) = running.take() else { return Ok(()) };
         program.inputs = None; // closes its input
-        program.is_silent(last_wait(program.slowest, self.timeout)).map(|_| ()).map_err(|problem| self.refuse(problem))
+        let wait = last_wait(program.slowest, self.timeout);
+        program.is_silent(wait).map(|_| ()).map_err(|problem| self.refuse(problem))
     }
 }
 
