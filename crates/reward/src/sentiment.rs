@@ -506,4 +506,13 @@ mod tests {
         assert!(matches!(BagOfWordsPreference::open(&path), Err(Error::Judge { path: of, .. }) if of == path));
         Ok(())
     }
+
+    /// Under a gradient that hardly changes, each of Adam's steps is as long as its rate: they add up to .3 · ½ Σ (1 + cos(πt/150))
+    /// = .3 · 75.5.
+    #[test]
+    fn the_rate_falls_along_a_cosine() {
+        let x = 1e-4;
+        let weights = logistic(&[vec![(0, x)], vec![(0, -x)]], &[1.0, 0.0], 1, 0.0);
+        assert!((weights[0] - 0.3 * 75.5).abs() < 0.05 && weights[1].abs() < 1e-3, "{weights:?}");
+    }
 }
