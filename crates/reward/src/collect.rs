@@ -111,11 +111,12 @@ pub fn label(candidates: Vec<Candidate>, split: Split, annotator: &Annotator, rn
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::GrammarGold;
+    use crate::{Error, GrammarGold};
     use burn::tensor::Device;
-    use duel_data::grammar::{GrammarWorld, excitements};
+    use duel_data::grammar::{GrammarWorld, PromptCoordinates, excitements, gold, token};
     use duel_model::TransformerConfig;
     use duel_spec::seeds;
+    use duel_testing_tensors::unigram::unigram;
 
     #[test]
     fn rows_show_the_trap_only_when_allowed() -> Result<()> {
@@ -139,5 +140,72 @@ mod tests {
         assert!(near.iter().all(|row| edits(&row.responses[0], &row.responses[1]) == 1));
         assert_eq!([edits(&[3, 4, 5], &[3, 5]), edits(&[3, 4], &[4, 3]), edits(&[], &[3])], [1, 2, 1]);
         Ok(())
+    }
+
+    #[test]
+    fn candidates_are_answers_to_prompts_of_the_split_with_their_gold() -> Result<()> {
+        let world = GrammarWorld::new(0.02, 1);
+        let space = world.space();
+        let config = TransformerConfig::small(space.vocabulary, space.context(), 1, 8, 2, true);
+        let policy = Policy::new(&config, &mut seeds::derive(0, "test", 0, "init"), &Device::flex());
+        let reader = ResponseReader::new(space, &Device::flex());
+        let filter = PairFilter { trap_rows: true, max_edits: f64::INFINITY };
+        for (split, count) in [(Split::Train, 5), (Split::Validation, 40)] {
+            let mut rng = seeds::derive(0, "test", 0, "gold");
+            let rows = collect(&policy, &reader, &world, &GrammarGold, split, count, filter, &mut rng)?;
+            assert_eq!(rows.len(), count);
+            for row in rows {
+                assert!(world.prompts(split).iter().any(|prompt| prompt.ids == row.prompt));
+                let task = PromptCoordinates::from_prompt(&row.prompt);
+                assert_eq!(row.gold, row.responses.map(|response| gold(task, &response)));
+            }
+        }
+        Ok(())
+    }
+
+    /// A policy that always writes the same is given up after 20 passes of 16 to 256 prompts.
+    #[test]
+    fn a_policy_without_two_responses_is_given_up() {
+        let world = GrammarWorld::new(0.02, 1);
+        let space = world.space();
+        let mut logits = vec![0.0; space.vocabulary];
+        logits[token::EOS as usize] = 1e4;
+        let policy = unigram(&logits, space.context(), &Device::flex());
+        let reader = ResponseReader::new(space, &Device::flex());
+        let filter = PairFilter { trap_rows: true, max_edits: f64::INFINITY };
+        let passes = |count: usize| {
+            let mut rng = seeds::derive(0, "test", 0, "same");
+            match collect(&policy, &reader, &world, &GrammarGold, Split::Train, count, filter, &mut rng) {
+                Ok(rows) => Ok(rows.len()),
+                Err(Error::Data(duel_data::Error::NoPairs { tries })) => Err(tries),
+                Err(other) => panic!("{other}"),
+            }
+        };
+        assert_eq!([passes(0), passes(3), passes(20), passes(1000)], [Ok(0), Err(320), Err(400), Err(5120)]);
+    }
+
+    /// With ties of Rao & Kupper 1967, ν = 2 and λ = e, 1: e/(e + 2), 1/(2 e + 1), and the rest are ties.
+    #[test]
+    fn labels_are_drawn_with_the_annotators_probabilities() {
+        let annotator = Annotator { tau: 1.0, flips: 0.0, length_bias: 0.0, ties: 2f64.ln() };
+        let candidate = Candidate { prompt: vec![1], responses: [vec![5, 2], vec![6, 2]], gold: [1.0, 0.0] };
+        let mut rng = seeds::derive(0, "test", 0, "labels");
+        let rows = label(vec![candidate; 4000], Split::Test, &annotator, &mut rng);
+        let e = 1f64.exp();
+        let [first, second] = [e / (e + 2.0), 1.0 / (2.0 * e + 1.0)];
+        let mut counts = [0.0; 4]; // first, second, ties with the first as chosen, ties with the second
+        for row in &rows {
+            let is_first = row.chosen == [5, 2];
+            let (chosen, gold) = if is_first { (first, [1.0, 0.0]) } else { (second, [0.0, 1.0]) };
+            assert_eq!((row.gold_chosen, row.gold_rejected, row.split), (gold[0], gold[1], Split::Test));
+            assert_eq!(row.rejected, if is_first { [6, 2] } else { [5, 2] });
+            let expected = if row.tie { 0.5 } else { chosen / (first + second) };
+            assert!((row.p_label - expected).abs() < 1e-12, "{}, expected {expected}", row.p_label);
+            counts[usize::from(!is_first) + 2 * usize::from(row.tie)] += 1.0 / rows.len() as f64;
+        }
+        let tie = (1.0 - first - second) / 2.0;
+        for (actual, expected) in counts.into_iter().zip([first, second, tie, tie]) {
+            assert!((actual - expected).abs() < 0.03, "{counts:?}: {actual}, expected {expected}");
+        }
     }
 }

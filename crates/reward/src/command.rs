@@ -168,6 +168,11 @@ impl JudgeProcess {
     }
 }
 
+/// How long to wait for the exit of a program whose input is closed: a multiple of its slowest answer.
+fn last_wait(slowest: Duration, timeout: Duration) -> Duration {
+    (4 * slowest).max(LAST_WORDS).min(timeout)
+}
+
 /// A text that no other process has in its environment.
 fn unique_mark() -> String {
     static NUMBER: AtomicUsize = AtomicUsize::new(0);
@@ -300,7 +305,7 @@ impl TextJudge for CommandJudge {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(mut program) = running.take() else { return Ok(()) };
         program.inputs = None; // closes its input
-        let wait = (4 * program.slowest).max(LAST_WORDS).min(self.timeout);
+        let wait = last_wait(program.slowest, self.timeout);
         program.is_silent(wait).map(|_| ()).map_err(|problem| self.refuse(problem))
     }
 }
@@ -360,6 +365,11 @@ mod tests {
             let judge = shell(script, timeout);
             let error = judge.judge(texts).expect_err(script).to_string();
             assert!(expected.split('|').any(|words| error.contains(words)), "{script}: {error}");
+            let [is_late, expected_late] = [&error, expected].map(|text| text.contains("came within"));
+            assert!(
+                is_late == expected_late && error.contains(" within ") <= (is_late || expected.contains('|')),
+                "{error}"
+            );
             assert!(judge.running.lock().expect("no panic").is_none(), "{script} is left running");
         }
     }
@@ -441,5 +451,81 @@ mod tests {
         judge.judge(&[input("one")]).expect("a score");
         judge.finish().expect("nothing more was said");
         assert!(ends(), "finished: {script}");
+    }
+
+    /// The lines of a script's output, where this many inputs were sent before.
+    fn lines(script: &str, sent: usize) -> Vec<ProgramLine> {
+        let mut child = Command::new("sh").args(["-c", script]).stdout(Stdio::piped()).spawn().expect("a shell");
+        let (sender, lines) = sync_channel(WAITING);
+        listen(child.stdout.take().expect("piped"), &AtomicUsize::new(sent), &sender);
+        child.wait().expect("ended");
+        drop(sender);
+        lines.iter().collect()
+    }
+
+    #[test]
+    fn an_answer_to_no_input_is_unexpected() {
+        let kinds = |sent| -> String {
+            let kind = |line: &ProgramLine| match line {
+                ProgramLine::Answer(_) => 'a',
+                ProgramLine::Unexpected(_) => 'u',
+                ProgramLine::TooLong => 'l',
+            };
+            lines("echo 1; echo; echo 2; echo ' '; echo 3", sent).iter().map(kind).collect()
+        };
+        assert_eq!([0, 1, 2, 3, 4].map(kinds), ["uuu", "auu", "aau", "aaa", "aaa"], "empty lines are no answers");
+    }
+
+    #[test]
+    fn a_line_has_at_most_65536_bytes() {
+        // the number, spaces and the end of the line
+        let of = |length: usize| lines(&format!("printf '%{}d\\n' 7", length - 1), 9);
+        assert!(matches!(&of(LONGEST)[..], [ProgramLine::Answer(line)] if line.len() == LONGEST));
+        assert!(matches!(&of(LONGEST + 1)[..], [ProgramLine::TooLong]));
+        assert_eq!(score(ProgramLine::Answer(format!("{:>65535}", 7))), Ok(7.0));
+    }
+
+    #[test]
+    fn scores_are_numbers_of_bounded_size() {
+        let of = |line: &str| score(ProgramLine::Answer(line.into())).ok();
+        assert_eq!(
+            ["1e9", "-1e9", "{\"score\": -0.5}", " 3\n"].map(of),
+            [Some(1e9), Some(-1e9), Some(-0.5), Some(3.0)]
+        );
+        assert_eq!(["1.000001e9", "-1.000001e9", "null", "\"1\"", "{\"scores\": 1}", ""].map(of), [None; 6]);
+    }
+
+    /// A program that exits is started three times for a batch, each of which has at least one input.
+    #[test]
+    fn a_program_is_tried_three_times() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let starts = folder.path().join("starts");
+        let judge = |script: String| CommandJudge::new(["sh".into(), "-c".into(), script].to_vec(), DAY, 0);
+        let error = judge(format!("echo start >> {}", starts.display())).judge(&[input("one")]);
+        assert!(error.expect_err("it ends").to_string().contains("it ended after 0 of 1 answers"));
+        assert_eq!(std::fs::read_to_string(&starts).expect("started").lines().count(), 3);
+        // the third attempt answers
+        let script = format!(
+            "echo start >> {0}; [ $(wc -l < {0}) -ge 6 ] && while read -r line; do echo 5; done",
+            starts.display()
+        );
+        assert_eq!(judge(script).judge(&[input("one"), input("two")]).expect("scores"), [5.0, 5.0]);
+    }
+
+    #[test]
+    fn a_slow_program_has_longer_to_exit() {
+        let seconds = |slowest: f64, timeout| last_wait(Duration::from_secs_f64(slowest), Duration::from_secs(timeout));
+        let actual = [seconds(3.0, 60), seconds(1.0, 60), seconds(3.0, 10), seconds(0.0, 2)];
+        assert_eq!(actual, [12, 5, 10, 2].map(Duration::from_secs));
+    }
+
+    #[test]
+    fn no_two_programs_have_one_mark() {
+        let marks = [unique_mark(), unique_mark()];
+        let own = format!("{}-", std::process::id());
+        assert!(
+            marks[0] != marks[1] && marks.iter().all(|mark| mark.starts_with(&own) && mark.ends_with('.')),
+            "{marks:?}"
+        );
     }
 }

@@ -70,4 +70,41 @@ mod tests {
         let diverged = |result| matches!(result, Err(Error::Diverged { .. }));
         assert!(diverged(normalised([f64::NAN, 1.0])) && diverged(tied_pairs_cost_ln_2(0, f64::INFINITY, 1.0)));
     }
+
+    /// Each bound, just inside and just outside of it, where another quantity sets the scale.
+    #[test]
+    fn bounds_are_relative_to_the_scores() {
+        for (score, scale) in [(0.1, 1.0), (1.0, 1.0), (100.0, 100.0)] {
+            for sign in [-1.0, 1.0] {
+                let loss = |share: f64| LN_2 + sign * share * scale;
+                assert!(tied_pairs_cost_ln_2(0, loss(0.99e-6), score).is_ok(), "{score}");
+                breaks("tied_pairs_cost_ln_2", tied_pairs_cost_ln_2(0, loss(1.01e-6), score));
+            }
+        }
+        for (loss, score, scale) in [(0.5, 0.1, 1.0), (0.5, 50.0, 50.0), (300.0, 50.0, 300.0)] {
+            for sign in [-1.0, 1.0] {
+                let raised = |share: f64| loss + sign * share * scale;
+                assert!(a_constant_changes_no_loss(0, loss, raised(0.99e-5), score).is_ok(), "{loss}, {score}");
+                breaks("a_constant_changes_no_loss", a_constant_changes_no_loss(0, loss, raised(1.01e-5), score));
+            }
+        }
+        for (offset, scale) in [(0.0, 1.0), (9.0, 10.0), (-9.0, 10.0)] {
+            for sign in [-1.0, 1.0] {
+                let moved = |share: f64| [-1.0, 1.0, -1.0, 1.0].map(|score| score + sign * share * scale);
+                let spread = |share: f64| [-1.0, 1.0, -1.0, 1.0].map(|score| score * (1.0 + sign * share * scale));
+                assert!(scores_are_normalised(&moved(0.99e-5), 1.0, offset).is_ok(), "{offset}");
+                breaks("scores_are_normalised", scores_are_normalised(&moved(1.01e-5), 1.0, offset));
+                assert!(scores_are_normalised(&spread(0.99e-5), 1.0, offset).is_ok(), "{offset}");
+                breaks("scores_are_normalised", scores_are_normalised(&spread(1.01e-5), 1.0, offset));
+            }
+        }
+    }
+
+    /// A deviation is about the mean of the scores, even where that is far from 0.
+    #[test]
+    fn the_deviation_is_about_the_mean() {
+        let scores = [-0.1, 1.9, -0.1, 1.9];
+        assert!(scores_are_normalised(&scores, 1.0, 1e5 - 1.0).is_ok(), "both may be off by 1");
+        breaks("scores_are_normalised", scores_are_normalised(&scores, 1.0, 8e4));
+    }
 }

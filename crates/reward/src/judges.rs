@@ -192,4 +192,82 @@ mod tests {
         assert_eq!(first_words("one two  three", 2), "one two ");
         assert_eq!(first_words("one", 5), "one");
     }
+
+    #[test]
+    fn weights_multiply_and_words_are_runs_of_letters_digits_and_apostrophes() -> Result<()> {
+        let rules = RulesJudge::new(&[
+            Rule::Length { words: 2.0, per: 4.0, weight: 3.0 },
+            Rule::Keyword { any: vec!["Don't".into(), "a-b".into(), "no".into()], weight: 0.5 },
+        ])?;
+        // one word less and two more than two cost 3/4 and 6/4
+        let scores = rules.judge(&["x", "don't", "A-B x y", "not -no- 'no'"].map(input))?;
+        assert_eq!(scores, [-0.75, -0.75 + 0.5, -1.5 + 0.5, -0.75 + 0.5]);
+        let none = RulesJudge::new(&[Rule::Regex { pattern: "a".into(), weight: 2.0 }, Rule::Json { weight: 3.0 }])?;
+        assert_eq!(none.judge(&["b", "a", " {} "].map(input))?, [0.0, 2.0, 3.0]);
+        none.finish()
+    }
+
+    /// A world whose ids are letters, and a judge that keeps what it reads.
+    struct Letters;
+
+    impl Detokenize for Letters {
+        fn text(&self, ids: &[u32]) -> duel_data::Result<String> {
+            Ok(ids.iter().map(|&id| if id == 0 { ' ' } else { char::from(b'a' + id as u8) }).collect())
+        }
+    }
+
+    #[derive(Default)]
+    struct Reads(std::sync::Mutex<Vec<JudgeInput>>);
+
+    impl TextJudge for Reads {
+        fn judge(&self, inputs: &[JudgeInput]) -> Result<Vec<f64>> {
+            self.0.lock().expect("no panic").extend_from_slice(inputs);
+            Ok((0..inputs.len()).map(|i| i as f64).collect())
+        }
+
+        fn finish(&self) -> Result<()> {
+            Err(Error::Command { command: "judge".into(), problem: "late".into() })
+        }
+    }
+
+    #[test]
+    fn a_judge_reads_the_response_or_all_of_it() -> Result<()> {
+        let batch = Responses {
+            prompts: vec![vec![1, 0], vec![2, 0]],
+            responses: vec![vec![3, 0, 4, 0, 5], vec![6]],
+            logp: vec![],
+            masks: vec![],
+        };
+        for (reads, expected) in [(JudgedText::Response, ["d e ", "g"]), (JudgedText::All, ["b d ", "c g"])] {
+            let judge = Arc::new(Reads::default());
+            let scorer = TextScorer { judge: judge.clone(), world: Arc::new(Letters), reads, judged_words: 2 };
+            assert_eq!(scorer.score(&batch)?, [0.0, 1.0]);
+            let inputs = judge.0.lock().expect("no panic").clone();
+            assert_eq!(inputs.iter().map(|input| input.response.as_str()).collect::<Vec<_>>(), expected);
+            assert_eq!(inputs.iter().map(|input| input.prompt.as_str()).collect::<Vec<_>>(), ["b ", "c "]);
+            assert!(scorer.finish().is_err(), "what the judge says at the end is passed on");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn learned_judges_are_clipped_on_both_sides() -> Result<()> {
+        let preference = BagOfWordsPreference::fit(&["fine", "dull", "fine", "dull"], &[(0, 1, 0.95), (2, 3, 0.95)]);
+        let score = |text: &str| preference.score(text, 1);
+        assert!(score("fine") > 0.5 && score("dull") < -0.5, "{} {}", score("fine"), score("dull"));
+        let judge = |clip| PreferenceJudge { preference: preference.clone(), judged_words: 1, clip };
+        let texts = ["fine", "dull", "fine dull"].map(input);
+        assert_eq!(judge(0.5).judge(&texts)?, [0.5, -0.5, 0.5]);
+        assert_eq!(judge(9.0).judge(&texts)?, [score("fine"), score("dull"), score("fine")]);
+
+        let review = |text: &str, positive| duel_data::reviews::Review { text: text.into(), positive };
+        let corpus: Vec<_> = (0..40).flat_map(|_| [review("fine", true), review("dull", false)]).collect();
+        let sentiment = Sentiment::train(&corpus, 1);
+        let logit = ["fine", "dull"].map(|text| sentiment.logit(text, 1));
+        assert!(logit[0] > 0.1 && logit[1] < -0.1, "{logit:?}");
+        let judge = |clip| SentimentJudge { sentiment: sentiment.clone(), judged_words: 1, clip };
+        assert_eq!(judge(0.1).judge(&texts[..2])?, [0.1, -0.1]);
+        assert_eq!(judge(1e3).judge(&texts[..2])?, logit);
+        Ok(())
+    }
 }

@@ -71,9 +71,13 @@ impl LearnedReward {
         let squares: Vec<f64> = raw.iter().map(|r| (r - this.centre).powi(2)).collect();
         let sd = mean(&squares).sqrt();
         this.scale = sd.max(LEAST_SCALE);
-        let offset = this.judges.iter().map(|(_, centre)| centre.abs()).sum::<f64>() / this.scale;
-        invariants::scores_are_normalised(&this.score(samples)?, sd / this.scale, offset)?;
+        invariants::scores_are_normalised(&this.score(samples)?, sd / this.scale, this.offset())?;
         Ok(this)
+    }
+
+    /// The means taken from the raw scores, over the scale: scores are rounded relative to it.
+    fn offset(&self) -> f64 {
+        self.judges.iter().map(|(_, centre)| centre.abs()).sum::<f64>() / self.scale
     }
 
     /// The members with the mean of each one's raw scores.
@@ -193,6 +197,11 @@ fn mean(values: &[f64]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use burn::tensor::Device;
+    use duel_data::World;
+    use duel_data::grammar::{GrammarWorld, token};
+    use duel_model::{Policy, ResponseReader, TransformerConfig};
+    use duel_spec::seeds;
 
     #[test]
     fn combined_scores_by_hand() {
@@ -200,5 +209,110 @@ mod tests {
         assert_eq!(combined(&scores, EnsembleScore::Mean), 3.0);
         assert_eq!(combined(&scores, EnsembleScore::Worst), 1.0);
         assert!((combined(&scores, EnsembleScore::Cautious) - (3.0 - (14f64 / 3.0).sqrt())).abs() < 1e-12);
+    }
+
+    /// A linear model of responses of the world `grammar` with these weights of x and of the distance from the length asked for.
+    fn linear(x: f64, off_length: f64) -> RewardNetwork {
+        let mut weights = [0.0; 12];
+        (weights[9], weights[10]) = (x, off_length);
+        RewardNetwork::Linear(serde_json::from_value(serde_json::json!({ "weights": weights })).expect("weights"))
+    }
+
+    /// Responses to one prompt: v as often as is needed to fill up three symbols, and as many x as asked for.
+    fn samples(xs: [usize; 4]) -> Responses {
+        let response = |count: usize| [vec![token::V; 3 - count], vec![token::X; count], vec![token::EOS]].concat();
+        Responses {
+            prompts: vec![vec![token::BOS, token::TOPIC, token::STANCE, token::SEP]; 4],
+            responses: xs.map(response).to_vec(),
+            logp: vec![],
+            masks: vec![],
+        }
+    }
+
+    fn reader() -> ResponseReader {
+        ResponseReader::new(GrammarWorld::new(0.02, 1).space(), &Device::flex())
+    }
+
+    fn near(actual: &[f64], expected: &[f64]) {
+        assert_eq!(actual.len(), expected.len());
+        assert!(actual.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-9), "{actual:?}, expected {expected:?}");
+    }
+
+    #[test]
+    fn scores_are_centred_and_scaled_on_samples() -> Result<()> {
+        let batch = samples([0, 1, 2, 3]);
+        let reward = LearnedReward::normalized_on(vec![linear(2.0, 0.0)], EnsembleScore::Mean, reader(), &batch)?;
+        // raw scores 0, 2, 4, 6: mean 3, mean square of the rest 5
+        let expected = [-3.0, -1.0, 1.0, 3.0].map(|x| x / 5f64.sqrt());
+        near(&reward.score(&batch)?, &expected);
+        near(&[reward.judges()[0].1, reward.centre, reward.scale], &[3.0, 0.0, 5f64.sqrt()]);
+        assert_eq!((reward.networks(), reward.cut(), reward.value_model().is_none()), (0, None, true));
+        // scores that do not vary are left as they are
+        let same = samples([1; 4]);
+        let reward = LearnedReward::normalized_on(vec![linear(2.0, 0.0)], EnsembleScore::Mean, reader(), &same)?;
+        near(&[reward.scale], &[LEAST_SCALE]);
+        near(&reward.score(&same)?, &[0.0; 4]);
+        Ok(())
+    }
+
+    #[test]
+    fn each_member_of_an_ensemble_is_centred_first() -> Result<()> {
+        let batch = samples([0, 1, 2, 3]);
+        let judges = vec![linear(2.0, 0.0), linear(-1.0, 7.0)];
+        let reward = LearnedReward::normalized_on(judges, EnsembleScore::Cautious, reader(), &batch)?;
+        // centred: −3, −1, 1, 3 and 1.5, .5, −.5, −1.5; means −.75, −.25, .25, .75 less deviations 2.25, .75, .75, 2.25
+        let combined = [-3.0, -1.0, -0.5, -1.5];
+        let sd = (3.5f64 / 4.0).sqrt(); // about their mean −1.5
+        near(&reward.score(&batch)?, &combined.map(|x| (x + 1.5) / sd));
+        near(&[reward.centre, reward.scale], &[-1.5, sd]);
+        let single = LearnedReward::normalized_on(vec![linear(2.0, 0.0)], EnsembleScore::Mean, reader(), &batch)?;
+        assert_ne!(reward.hash(), single.hash());
+        let judges = vec![(linear(1.0, 0.0), 3.0), (linear(1.0, 0.0), -1.5)];
+        near(&[LearnedReward::new(judges, EnsembleScore::Mean, reader(), 0.5, 0.25).offset()], &[18.0]);
+        Ok(())
+    }
+
+    /// A critic that starts from the reward gives the score that the arm maximizes.
+    #[test]
+    fn a_value_model_gives_the_scaled_score() -> Result<()> {
+        let (world, device) = (GrammarWorld::new(0.02, 1), Device::flex());
+        let space = world.space();
+        let config = TransformerConfig::small(space.vocabulary, space.context(), 1, 8, 2, true);
+        let body = Policy::new(&config, &mut seeds::derive(0, "test", 0, "init"), &device);
+        let model = ScalarModel::with_head(body, vec![0.5, -1.0, 0.3, 0.2, -0.7, 0.4, 0.9, -0.1], &device);
+        let network = |model: &ScalarModel| RewardNetwork::Network(model.clone());
+        let judges = vec![(network(&model), 0.3), (network(&model), 0.3)];
+        let reward = LearnedReward::new(judges, EnsembleScore::Mean, reader(), 0.5, 2.0);
+        let batch = samples([0, 1, 2, 3]);
+        let raw: Vec<f64> = reward.reader.scores(&model, &batch).into_iter().map(f64::from).collect();
+        assert!(raw.iter().any(|x| (x - raw[0]).abs() > 0.01), "{raw:?}");
+        let scores = reward.score(&batch)?;
+        near(&scores, &raw.iter().map(|x| (x - 0.8) / 2.0).collect::<Vec<_>>());
+        let value_model = reward.value_model().expect("a network");
+        let values = reward.reader.scores(&value_model, &batch);
+        assert!(values.iter().zip(&scores).all(|(v, s)| (f64::from(*v) - s).abs() < 1e-5), "{values:?}, {scores:?}");
+        assert_eq!((reward.networks(), reward.hash()), (2, format!("{0} {0}", model.hash())));
+        Ok(())
+    }
+
+    #[test]
+    fn a_model_judge_is_opened_once_and_gives_raw_scores() -> Result<()> {
+        let (world, device) = (GrammarWorld::new(0.02, 1), Device::flex());
+        let space = world.space();
+        let config = TransformerConfig::small(space.vocabulary, space.context(), 1, 8, 2, true);
+        let body = Policy::new(&config, &mut seeds::derive(0, "test", 0, "init"), &device);
+        let model = ScalarModel::with_head(body, vec![0.5; 8], &device);
+        let opened = Arc::new(Mutex::new(0));
+        let (shared, count) = (model.clone(), opened.clone());
+        let judge = ModelJudge::new(move || {
+            *count.lock().expect("no panic") += 1;
+            Ok((shared.clone(), reader().into()))
+        });
+        let batch = samples([0, 1, 2, 3]);
+        let expected: Vec<f64> =
+            RewardReader::from(reader()).scores(&model, &batch).into_iter().map(f64::from).collect();
+        assert_eq!((judge.score(&batch)?, judge.score(&batch)?), (expected.clone(), expected));
+        assert_eq!(*opened.lock().expect("no panic"), 1);
+        judge.finish()
     }
 }

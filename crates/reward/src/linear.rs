@@ -170,4 +170,53 @@ mod tests {
         assert!((change - (excited_proxy(task, &twice) - excited_proxy(task, &[5, 7, 2]))).abs() < 0.3, "{change}");
         Ok(())
     }
+
+    #[test]
+    fn three_equations_are_solved() {
+        let a = [[5.0, 2.0, -1.0], [2.0, 4.0, 0.5], [-1.0, 0.5, 3.0]];
+        let expected = [1.5, -2.0, 0.25];
+        let b = a.map(|row| dot(&row, &expected));
+        let actual = solve(a.map(|row| row.to_vec()).to_vec(), b.to_vec());
+        assert!(actual.iter().zip(expected).all(|(x, y)| (x - y).abs() < 1e-12), "{actual:?}");
+    }
+
+    /// At the maximum the gradient of Σ −(1−e) log σ(u) − e log σ(−u) + ridge/2 |w|², by differences of the sum itself,
+    /// vanishes; and no weights near it cost less.
+    #[test]
+    fn the_fit_is_the_minimum_of_its_cost() -> Result<()> {
+        let prompt = GrammarWorld::new(0.02, 1).prompts(Split::Train)[0].ids.clone();
+        let row = |chosen: &[u32], rejected: &[u32]| {
+            PreferenceRow::new(Split::Train, prompt.clone(), chosen.to_vec(), rejected.to_vec())
+        };
+        let rows = [
+            row(&[5, 7, 2], &[6, 2]),
+            row(&[5, 2], &[5, 4, 2]),
+            row(&[6, 4, 2], &[7, 7, 3, 2]),
+            row(&[3, 5, 2], &[3, 7, 2]),
+            row(&[7, 2], &[4, 2]),
+        ];
+        // with large margins the first of Newton's steps is far too long
+        for (e, ridge, factor) in
+            [(0.0, 0.5, 1.0), (0.1, 0.5, 1.0), (0.2, 1e-3, 1.0), (0.0, 1e-6, 1.0), (0.1, 0.01, 20.0)]
+        {
+            let strengths = [0.5, 0.0, 0.3, 1.0, 0.2].map(|strength| factor * strength);
+            let cost = |w: &[f64]| {
+                let each = rows.iter().zip(strengths).map(|(row, strength)| {
+                    let linear = Linear { weights: w.to_vec() };
+                    let u = linear.score(&prompt, &row.chosen) - linear.score(&prompt, &row.rejected) - strength;
+                    (1.0 - e) * (1.0 + (-u).exp()).ln() + e * (1.0 + u.exp()).ln()
+                });
+                each.sum::<f64>() + ridge / 2.0 * w.iter().map(|w| w * w).sum::<f64>()
+            };
+            let w = Linear::fit(&rows, &strengths, e, ridge)?.weights;
+            for i in 0..FEATURES {
+                let at = |step: f64| {
+                    cost(&w.iter().enumerate().map(|(j, w)| w + step * f64::from(i == j)).collect::<Vec<_>>())
+                };
+                let slope = (at(1e-4) - at(-1e-4)) / 2e-4;
+                assert!(slope.abs() < 1e-6, "e {e}, ridge {ridge}, weight {i}: {slope}");
+            }
+        }
+        Ok(())
+    }
 }

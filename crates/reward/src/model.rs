@@ -177,4 +177,82 @@ mod tests {
         );
         Ok(())
     }
+
+    /// Only options that are on have a term, and a margin is its weight times the strength.
+    #[test]
+    fn the_options_of_the_loss_are_those_of_the_settings() {
+        let device = Device::flex();
+        let config = TransformerConfig::small(12, 7, 1, 8, 2, true);
+        let reader = ResponseReader::new(&trajectory::space(12, [0, 2], 3, 4), &device);
+        let row = |p_label, tie| PreferenceRow {
+            p_label,
+            tie,
+            ..PreferenceRow::new(Split::Train, vec![1, 3, 4], vec![5, 2], vec![6, 2])
+        };
+        let rows = [row(1.0, false), row(0.5, true), row(1.0 / (1.0 + (-1.5f64).exp()), false)];
+        let batch = PairBatch::new(&rows, &[0, 1, 2]);
+        let terms = |margin, tie_margin| {
+            let settings =
+                Settings { margin, tie_margin, centring: 0.25, label_smoothing: 0.125, ..Settings::defaults() };
+            RewardModel::new(settings, reader.clone(), &config).terms(&batch)
+        };
+        let off = terms(0.0, 0.0);
+        assert!(off.strengths.is_none() && off.ties.is_none());
+        assert_eq!((off.centring, off.label_smoothing), (0.25, 0.125));
+        let on = terms(0.5, 2.0);
+        // strengths 1, 0 and 1.5/3
+        let strengths = weights::host(on.strengths.expect("on"));
+        assert!(strengths.iter().zip([0.5, 0.0, 0.25]).all(|(a, b)| (a - b).abs() < 1e-6), "{strengths:?}");
+        let (tied, tie_margin) = on.ties.expect("on");
+        assert_eq!((weights::host(tied), tie_margin), (vec![0.0, 1.0, 0.0], 2.0));
+    }
+
+    #[test]
+    fn a_step_reports_the_mean_margin_and_the_accuracy() -> duel_training::Result<()> {
+        let space = trajectory::space(12, [0, 2], 3, 4);
+        let device = Device::flex().autodiff();
+        let config = TransformerConfig::small(12, space.context(), 1, 8, 2, true);
+        let body = Policy::new(&config, &mut seeds::derive(1, "test", 0, "init"), &device);
+        let row = |i: u32| PreferenceRow::new(Split::Train, vec![1, 3 + i, 4], vec![3 + i, 7, 2], vec![9 - i, 2]);
+        let rows: Vec<PreferenceRow> = (0..5).map(row).collect();
+        let batch = PairBatch::new(&rows, &(0..5).collect::<Vec<_>>());
+        let head = vec![0.5, -1.0, 0.3, 0.2, -0.7, 0.4, 0.9, -0.1];
+        let model = ScalarModel::with_head(body, head, &device);
+        let reader = ResponseReader::new(&space, &device);
+        let plain = RewardReader::from(reader.valid());
+        let scores = plain.scores(&burn::module::Module::valid(&model), &batch.both);
+        let margins: Vec<f64> = (0..5).map(|i| f64::from(scores[i] - scores[5 + i])).collect();
+        let right = margins.iter().filter(|margin| **margin > 0.0).count();
+        let share = RewardModel::accuracy(&plain, &burn::module::Module::valid(&model), &batch);
+        assert_eq!(share, right as f64 / 5.0);
+        let mut learner = Learner::new(model, &LearnerSettings::defaults(), 1e-3, 10);
+        let metrics = RewardModel::new(Settings::defaults(), reader, &config).iteration(&batch, &mut learner)?;
+        let value = |metric: metrics::Metric| metrics.values.iter().find(|(m, _)| *m == metric).expect("recorded").1;
+        assert!((value(metrics::RM_MARGIN) - margins.iter().sum::<f64>() / 5.0).abs() < 1e-5);
+        assert_eq!(value(metrics::PAIR_ACCURACY_TRAIN), share);
+        assert_eq!(metrics.cost.trained_tokens, batch.both.token_count());
+        Ok(())
+    }
+
+    /// A model without finite scores fails its checks: at the first step, and at that one alone.
+    #[test]
+    fn invariants_are_checked_at_the_first_step() {
+        let space = trajectory::space(12, [0, 2], 3, 4);
+        let device = Device::flex().autodiff();
+        let config = TransformerConfig::small(12, space.context(), 1, 8, 2, true);
+        let model = |weight: f32| {
+            let body = Policy::new(&config, &mut seeds::derive(1, "test", 0, "init"), &device);
+            ScalarModel::with_head(body, vec![weight; 8], &device)
+        };
+        let row = |i: u32| PreferenceRow::new(Split::Train, vec![1, 3 + i, 4], vec![3 + i, 7, 2], vec![9 - i, 2]);
+        let rows: Vec<PreferenceRow> = (0..5).map(row).collect();
+        let batch = PairBatch::new(&rows, &(0..5).collect::<Vec<_>>());
+        let mut method = RewardModel::new(Settings::defaults(), ResponseReader::new(&space, &device), &config);
+        assert!(method.check(3, &model(0.5), &batch).is_ok());
+        let error = method.check(3, &model(f32::NAN), &batch).expect_err("no numbers");
+        let mut learner = Learner::new(model(f32::NAN), &LearnerSettings::defaults(), 1e-3, 10);
+        let at_start = method.iteration(&batch, &mut learner).expect_err("no numbers");
+        let text = |error: duel_training::Error| error.to_string();
+        assert_eq!(text(error).replace("step 3", "step 0"), text(at_start));
+    }
 }

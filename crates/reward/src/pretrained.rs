@@ -97,3 +97,26 @@ pub fn template_tokens(
     tokens.extend(named_tokens.clone());
     tokens.into_iter().filter_map(|(name, token)| Some((name, Json::Text(token?))))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_template_reads_named_tokens_before_those_of_the_ids() -> Result<()> {
+        let tokenizer = TextTokenizer::train(["a b c"].into_iter(), 259)?;
+        let special = SpecialTokens { bos: Some(0), eos: Some(1), pad: Some(2), ..SpecialTokens::default() };
+        let named = [("eos_token", Some("<end>")), ("pad_token", None), ("unk_token", Some("<unknown>"))];
+        let named = named.map(|(name, token)| (name.to_owned(), token.map(str::to_owned))).into_iter().collect();
+        let actual: Vec<(String, String)> = template_tokens(&special, &named, &tokenizer)
+            .map(|(name, token)| match token {
+                Json::Text(token) => (name, token),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        let bos = tokenizer.token(0).expect("a token");
+        let expected = [("bos_token", bos.as_str()), ("eos_token", "<end>"), ("unk_token", "<unknown>")];
+        assert_eq!(actual, expected.map(|(name, token)| (name.to_owned(), token.to_owned())));
+        Ok(())
+    }
+}

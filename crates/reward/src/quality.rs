@@ -118,6 +118,12 @@ fn correlation(x: &[f64], y: &[f64]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::RewardNetwork;
+    use burn::tensor::Device;
+    use duel_data::World;
+    use duel_data::grammar::{GrammarWorld, token};
+    use duel_model::ResponseReader;
+    use duel_spec::{EnsembleScore, Split};
 
     #[test]
     fn calibration_by_hand() {
@@ -137,5 +143,64 @@ mod tests {
         // by hand: x - 2 = (-1, 0, 1), y - 2 = (-1, 1, 0): 1 / sqrt(2 · 2)
         assert!((correlation(&[1.0, 2.0, 3.0], &[1.0, 3.0, 2.0]) - 0.5).abs() < 1e-12);
         assert_eq!(correlation(&[1.0, 1.0], &[1.0, 2.0]), 0.0);
+    }
+
+    #[test]
+    fn bins_hold_a_twentieth_each_from_a_half_to_one() {
+        // no margin is a tie of probability a half; a certain one is in the last bin
+        let actual = Calibration::from_margins(&[0.0, 100.0, -100.0, 200.0]);
+        assert_eq!(actual.bins[0], CalibrationBin { pairs: 1.0, predicted: 0.5, observed: 0.5 });
+        assert_eq!(actual.bins[9], CalibrationBin { pairs: 3.0, predicted: 1.0, observed: 2.0 / 3.0 });
+        assert!(actual.bins[1..9].iter().all(|bin| *bin == CalibrationBin::default()));
+        assert!((actual.error() - 3.0 * (1.0 / 3.0) / 4.0).abs() < 1e-12);
+        for (bin, p) in (0..10).map(|bin| (bin, 0.525 + 0.05 * bin as f32)) {
+            let actual = Calibration::from_margins(&[(p / (1.0 - p)).ln()]);
+            assert_eq!(actual.bins.map(|bin| bin.pairs), std::array::from_fn(|i| f64::from(i == bin)), "{p}");
+        }
+    }
+
+    #[test]
+    fn a_correlation_of_unlike_means_by_hand() {
+        // x − 3 = (−2, −1, 0, 3), y − 20 = (−10, 0, −10, 20): 80 / √(14 · 600)
+        let actual = correlation(&[1.0, 2.0, 3.0, 6.0], &[10.0, 20.0, 10.0, 40.0]);
+        assert!((actual - 80.0 / 8400f64.sqrt()).abs() < 1e-12, "{actual}");
+        assert_eq!(correlation(&[1.0, 2.0], &[3.0, 3.0]), 0.0);
+    }
+
+    /// A reward that counts x; its margins are those of the raw scores, whatever the scale.
+    #[test]
+    fn quality_by_hand() -> Result<()> {
+        let mut weights = [0.0; 12];
+        weights[9] = 1.5;
+        let linear = serde_json::from_value(serde_json::json!({ "weights": weights })).expect("weights");
+        let reader = ResponseReader::new(GrammarWorld::new(0.02, 1).space(), &Device::flex());
+        let judges = vec![(RewardNetwork::Linear(linear), 0.25)];
+        let reward = LearnedReward::new(judges, EnsembleScore::Mean, reader, 0.5, 3.0);
+        let prompt = vec![token::BOS, token::TOPIC, token::STANCE, token::SEP];
+        let response = |v: usize, x: usize| [vec![token::V; v], vec![token::X; x], vec![token::EOS]].concat();
+        let row = |chosen, rejected, gold: [f64; 2]| PreferenceRow {
+            gold_chosen: gold[0],
+            gold_rejected: gold[1],
+            ..PreferenceRow::new(Split::Test, prompt.clone(), chosen, rejected)
+        };
+        let rows = [
+            row(response(0, 2), response(1, 0), [4.0, 1.0]),
+            row(response(2, 1), response(0, 3), [3.0, 2.0]),
+            row(response(1, 1), response(2, 1), [5.0, 0.0]),
+        ];
+        let actual = quality(&reward, &rows)?;
+        // x of the chosen 2, 1, 1, of the rejected 0, 3, 1: raw margins 3, −3 and a tie
+        assert_eq!(actual.accuracy, 0.5);
+        let expected = ((1.0 + (-3f64).exp()).ln() + (1.0 + 3f64.exp()).ln() + 2f64.ln()) / 3.0;
+        assert!((actual.loss - expected).abs() < 1e-6, "{}, expected {expected}", actual.loss);
+        // ranks of x 4, 2, 2, 0, 5, 2 and of gold 4, 3, 5, 1, 2, 0, both about 2.5: 1.5 · 1.5 − .5 · .5 − .5 · 2.5
+        // + 2.5 · 1.5 − 2.5 · .5 + .5 · 2.5 = 4.5, over √(15.5 · 17.5)
+        assert!((actual.spearman - 4.5 / (15.5f64 * 17.5).sqrt()).abs() < 1e-12, "{}", actual.spearman);
+        // x less its mean 4/3: 2, −1, −1, −4, 5, −1 thirds; lengths with EOS 3, 4, 3, 2, 4, 4, less their mean 10/3:
+        // −1, 2, −1, −4, 2, 2 thirds: (−2 − 2 + 1 + 16 + 10 − 2) / √(48 · 30)
+        let expected = 21.0 / (48f64 * 30.0).sqrt();
+        assert!((actual.length_correlation - expected).abs() < 1e-12, "{}", actual.length_correlation);
+        assert_eq!(actual.calibration, Calibration::from_margins(&[3.0, -3.0, 0.0]));
+        Ok(())
     }
 }

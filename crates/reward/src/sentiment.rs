@@ -368,4 +368,151 @@ mod tests {
         // one bin, mean probability .75, half positive
         assert!((calibration_error(&[(0.75, true), (0.75, false)]) - 0.25).abs() < 1e-12);
     }
+
+    #[test]
+    fn terms_are_words_and_neighbouring_pairs() {
+        let of = |text: &str, limit| {
+            terms(text, limit).into_iter().map(|(term, n)| format!("{term}={n}")).collect::<Vec<_>>().join(",")
+        };
+        assert_eq!(
+            of("Don't -- stop, don't stop2", 9),
+            "don't=2,don't stop=1,don't stop2=1,stop=1,stop don't=1,stop2=1"
+        );
+        assert_eq!(of("a b a", 2), "a=1,a b=1,b=1");
+    }
+
+    /// (1 + ln n) · (ln((1 + N)/(1 + d)) + 1), scaled to length 1; terms of fewer than two texts are dropped.
+    #[test]
+    fn weights_of_terms_by_hand() {
+        let (known, rows) = weighted(["x x y", "y z", "x", "z y q"].into_iter());
+        let idf = |texts: f32| (5.0 / (1.0 + texts)).ln() + 1.0;
+        let expected = [("x", idf(2.0)), ("y", idf(3.0)), ("z", idf(2.0))];
+        assert_eq!(known.len(), 3, "{known:?}");
+        for ((term, actual), (name, expected)) in known.iter().zip(expected) {
+            assert!(term == name && (actual - expected).abs() < 1e-6, "{term}: {actual}, expected {expected}");
+        }
+        let (x, y) = ((1.0 + 2f32.ln()) * idf(2.0), idf(3.0));
+        let length = (x * x + y * y).sqrt();
+        assert_eq!(rows[0].iter().map(|(index, _)| *index).collect::<Vec<_>>(), [0, 1]);
+        assert!((rows[0][0].1 - x / length).abs() < 1e-6 && (rows[0][1].1 - y / length).abs() < 1e-6, "{rows:?}");
+        assert!(rows[2].len() == 1 && (rows[2][0].1 - 1.0).abs() < 1e-6, "a text of one term");
+        // a judge's score is the sum of weights times the same values
+        let terms = with_weights(known, &[2.0, -3.0, 0.5]);
+        let expected = f64::from((2.0 * x - 3.0 * y) / length);
+        assert!((weighted_sum(&terms, "x x y x", 3) - expected).abs() < 1e-6);
+    }
+
+    /// At the minimum of the mean log-loss with the penalty λ/2 |w|² (of the bias too) its gradient vanishes.
+    #[test]
+    fn logistic_regression_finds_its_minimum() {
+        let rows: [SparseVector; 4] = [vec![(0, 1.0)], vec![(0, 0.5), (1, -1.0)], vec![(1, 2.0)], vec![]];
+        let labels = [0.9, 0.3, 0.6, 0.2];
+        for penalty in [0.0, 0.05] {
+            let w: Vec<f64> = logistic(&rows, &labels, 2, penalty).into_iter().map(f64::from).collect();
+            let mut gradient: Vec<f64> = w.iter().map(|w| penalty * w).collect();
+            for (row, label) in rows.iter().zip(labels) {
+                let logit = w[2] + row.iter().map(|&(i, x)| w[i] * f64::from(x)).sum::<f64>();
+                let error = (sigmoid(logit) - f64::from(label)) / 4.0;
+                row.iter().for_each(|&(i, x)| gradient[i] += error * f64::from(x));
+                gradient[2] += error;
+            }
+            assert!(gradient.iter().all(|g| g.abs() < 1e-3), "penalty {penalty}: {gradient:?} at {w:?}");
+        }
+    }
+
+    #[test]
+    fn the_last_reviews_of_each_label_calibrate() {
+        let reviews: Vec<Review> = (0..60).map(|i| Review { text: i.to_string(), positive: i >= 20 }).collect();
+        let (fit, calibration) = split(&reviews);
+        let of = |part: &[&Review]| part.iter().map(|r| r.text.parse().expect("a number")).collect::<Vec<u32>>();
+        assert_eq!(of(&fit), (0..17).chain(20..54).collect::<Vec<_>>());
+        assert_eq!(of(&calibration), (17..20).chain(54..60).collect::<Vec<_>>());
+    }
+
+    /// Only pairs whose means are at least 1 apart count, and equal scores as half.
+    #[test]
+    fn agreement_with_people_by_hand() {
+        let rated = [0.0, 1.0, 1.5].map(|mean| RatedSentence { text: String::new(), mean });
+        let agreement =
+            |scores: [f64; 3]| human_agreement(&scores, &rated, &mut duel_spec::seeds::derive(0, "test", 0, "pairs"));
+        // the pairs are (1, 0) and (1.5, 0), each as likely
+        assert_eq!([agreement([0.0, 2.0, 1.0]), agreement([3.0, 2.0, 1.0]), agreement([1.0; 3])], [1.0, 0.0, 0.5]);
+        let half = agreement([1.0, 2.0, 0.0]);
+        assert!((half - 0.5).abs() < 0.01 && (half * 1e5 - (half * 1e5).round()).abs() < 1e-6, "{half} of 100,000");
+        assert!((agreement([1.0, 1.0, 2.0]) - 0.75).abs() < 0.01);
+    }
+
+    #[test]
+    fn errors_of_calibration_are_weighted_by_bins() {
+        // two in the bin from .1 with mean .15 and none positive, one in the last bin, at its end
+        let error = calibration_error(&[(0.11, false), (0.19, false), (1.0, true), (0.95, false)]);
+        assert!((error - (0.3 + 0.95) / 4.0).abs() < 1e-12, "{error}");
+    }
+
+    /// A judge that reads one word: its measures counted by hand.
+    #[test]
+    fn a_report_by_hand() {
+        let terms = [("good", 3.0), ("bad", -3.0), ("meh", -0.5), ("so", 0.25)]
+            .map(|(term, weight)| (term.to_owned(), (1.0, weight)));
+        let judge = Sentiment { terms: terms.into_iter().collect(), bias: 0.5, slope: 2.0, offset: -1.5 };
+        let logit = |text: &str, expected: f64| {
+            let actual = judge.logit(text, 2);
+            assert!((actual - expected).abs() < 1e-6, "{text}: {actual}, expected {expected}");
+        };
+        logit("good", 5.5);
+        logit("bad", -6.5);
+        logit("film good", 5.5);
+        logit("", -0.5);
+        let review = |text: &str, positive| Review { text: text.into(), positive };
+        let heldout = [
+            review("good", true),
+            review("bad", false),
+            review("film", true),                // raw .5, calibrated −.5
+            review("a film that is bad", false), // read in full only
+            review("good", false),
+            review("meh", true), // raw 0, which is not positive
+            review("so", true),  // raw .75, calibrated 0, which is not positive
+        ];
+        let rated = [("good", 2.0), ("bad", -2.0)].map(|(text, mean)| RatedSentence { text: text.into(), mean });
+        let report = judge.report(&heldout, &rated, 2, &mut duel_spec::seeds::derive(0, "test", 0, "pairs"));
+        assert_eq!([report.accuracy, report.accuracy_window, report.human_agreement], [5.0 / 7.0, 3.0 / 7.0, 1.0]);
+        let [high, middle, low] = [5.5, -0.5, -6.5].map(sigmoid);
+        let expected = ((2.0 * high - 1.0) + (1.0 - 2.0 * middle) + low + (1.0 - sigmoid(-1.5)) + 0.5) / 7.0;
+        assert!(
+            (report.calibration_error - expected).abs() < 1e-6,
+            "{}, expected {expected}",
+            report.calibration_error
+        );
+    }
+
+    #[test]
+    fn judges_are_read_as_they_were_written() -> Result<()> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("judge.json");
+        let texts = ["fine film", "dull film", "fine", "dull"];
+        let preference = BagOfWordsPreference::fit(&texts, &[(0, 1, 0.9), (3, 2, 0.2)]);
+        preference.save(&path)?;
+        let again = BagOfWordsPreference::open(&path)?;
+        assert!(texts.iter().all(|text| again.score(text, 9) == preference.score(text, 9)));
+        let rated = [("fine", 1.0), ("dull", -1.0)].map(|(text, mean)| RatedSentence { text: text.into(), mean });
+        let mut rng = duel_spec::seeds::derive(0, "test", 0, "pairs");
+        assert_eq!(again.agreement(&rated, &mut rng), 1.0);
+        let terms = [("good".to_owned(), (1.5, 3.0))];
+        let judge = Sentiment { terms: terms.into_iter().collect(), bias: 0.5, slope: 2.0, offset: -1.5 };
+        judge.save(&path)?;
+        let again = Sentiment::open(&path)?;
+        assert_eq!(again.logit("good", 1), judge.logit("good", 1));
+        assert_eq!(again.logit("", 1), -0.5);
+        assert!(matches!(BagOfWordsPreference::open(&path), Err(Error::Judge { path: of, .. }) if of == path));
+        Ok(())
+    }
+
+    /// Under a gradient that hardly changes, each of Adam's steps is as long as its rate: they add up to .3 · ½ Σ (1 + cos(πt/150))
+    /// = .3 · 75.5.
+    #[test]
+    fn the_rate_falls_along_a_cosine() {
+        let x = 1e-4;
+        let weights = logistic(&[vec![(0, x)], vec![(0, -x)]], &[1.0, 0.0], 1, 0.0);
+        assert!((weights[0] - 0.3 * 75.5).abs() < 0.05 && weights[1].abs() < 1e-3, "{weights:?}");
+    }
 }

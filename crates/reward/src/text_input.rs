@@ -162,7 +162,11 @@ impl RewardReader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{LearnedReward, RewardNetwork, Scorer};
+    use duel_data::pairs::PreferenceRow;
     use duel_data::{Result, TextTokenizer};
+    use duel_model::{Policy, TransformerConfig};
+    use duel_spec::{EnsembleScore, Split, seeds};
 
     /// A world whose ids are letters.
     struct Letters;
@@ -220,6 +224,65 @@ mod tests {
         let batch =
             Responses { prompts: vec![vec![0]], responses: vec![vec![1, space, 2]], logp: vec![], masks: vec![] };
         assert_eq!(text.batch(&batch)?.prompts, [tokenizer.encode_part("ab ")?]);
+        Ok(())
+    }
+
+    /// Its ids are not the policy's, so that no critic starts from it.
+    #[test]
+    fn a_reward_model_of_text_is_no_value_model() -> Result<()> {
+        let (tokenizer, text) = input(4, Some(0), usize::MAX)?;
+        let device = Device::flex();
+        let reader = RewardReader::of_text(Arc::new(text), &device);
+        let config = TransformerConfig::small(tokenizer.vocabulary(), 4, 1, 8, 2, true);
+        let body = Policy::new(&config, &mut seeds::derive(0, "test", 0, "init"), &device);
+        let network = RewardNetwork::Network(ScalarModel::with_head(body, vec![0.5; 8], &device));
+        let reward = LearnedReward::new(vec![(network, 0.0)], EnsembleScore::Mean, reader, 0.0, 1.0);
+        assert_eq!((reward.value_model().is_none(), reward.networks(), reward.cut()), (true, 1, Some(0)));
+        let batch = |responses: Vec<Vec<u32>>| Responses {
+            prompts: vec![vec![0]; responses.len()],
+            responses,
+            logp: vec![],
+            masks: vec![],
+        };
+        let scores = reward.score(&batch(vec![vec![1, 2], vec![1, 2, 3, 4], vec![3]])).expect("scores");
+        assert!(scores[0] != scores[1] && reward.cut() == Some(1), "{scores:?}");
+        // rows are scored as each alone
+        let alone = reward.score(&batch(vec![vec![3]])).expect("scores")[0];
+        assert!((alone - scores[2]).abs() < 1e-5, "{alone}, {scores:?}");
+        Ok(())
+    }
+
+    #[test]
+    fn pairs_keep_what_is_known_of_them() -> Result<()> {
+        let (tokenizer, text) = input(8, Some(0), usize::MAX)?;
+        let reader = RewardReader::of_text(Arc::new(text), &Device::flex());
+        let row = |chosen, rejected| PreferenceRow {
+            p_label: 0.75,
+            tie: true,
+            ..PreferenceRow::new(Split::Train, vec![0], vec![chosen], vec![rejected])
+        };
+        let batch = PairBatch::new(&[row(1, 2), row(3, 4)], &[1, 0]);
+        let pairs = reader.pairs(&batch)?;
+        assert_eq!((&pairs.rows, &pairs.strengths, &pairs.ties), (&batch.rows, &batch.strengths, &batch.ties));
+        let ids = |text: &str| tokenizer.encode_part(text);
+        assert_eq!(pairs.both.prompts, [ids("ad")?, ids("ab")?, ids("ae")?, ids("ac")?]);
+        Ok(())
+    }
+
+    #[test]
+    fn no_more_than_8192_tokens_are_read() {
+        assert_eq!([0, 1, 2, 8191, 8192, 8193, 131_072].map(TextInput::context), [2, 2, 2, 8191, 8192, 8192, 8192]);
+    }
+
+    #[test]
+    fn of_nothing_but_padding_the_first_is_read() -> Result<()> {
+        let (tokenizer, _) = input(8, Some(0), usize::MAX)?;
+        let pad = tokenizer.encode_part("b")?[0];
+        let text = ScoredText::new(tokenizer.clone(), None, None, tokenizer.vocabulary());
+        let text = TextInput::new(Arc::new(Letters), text, [tokenizer.vocabulary(), 8], Some(pad), usize::MAX);
+        let batch = Responses { prompts: vec![vec![1]], responses: vec![vec![1, 1]], logp: vec![], masks: vec![] };
+        let read = text.batch(&batch)?;
+        assert_eq!((read.prompts.concat(), read.responses.concat()), (vec![], vec![pad]));
         Ok(())
     }
 }

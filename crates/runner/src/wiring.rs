@@ -300,6 +300,9 @@ fn the_reward_model_is_judged_on_each_split(record: &RunRecord) {
     let config = context.config(world).expect("a shape");
     assert_eq!((spent.step, spent.tokens as f64), (24, trained));
     near("FLOPs of both networks", spent.flops, Flops::scalar(&config).train(1) * trained);
+    let prompts: BTreeMap<String, Vec<String>> =
+        load_json("rm", &record.folder(rm).file("prompts.json")).expect("prompts");
+    assert_eq!(prompts.keys().collect::<Vec<_>>(), ["rm", "rm-1"], "each network's training has a name of its own");
     // it is centred and scaled on what the SFT policy says on train prompts
     let train = ids(world, Split::Train);
     let samples = record.experiment.stages.rm.samples;
@@ -377,6 +380,16 @@ fn the_evaluator_measures_the_reference(record: &RunRecord) {
     }
     let outcomes = read_outcomes(&record.folder(stage).file("outcomes.parquet")).expect("outcomes");
     assert_eq!(outcomes.len(), 1, "the reference's, on test prompts");
+    // the exact optima: eight prices a decade, from 20 to a thousandth of that
+    let points = |arm: &str| -> BTreeSet<String> {
+        table.rows.iter().filter(|row| &*row.arm == arm).map(|row| row.point.to_string()).collect()
+    };
+    let prices: BTreeSet<String> =
+        (0..25).map(|i| format!("beta={:.5}", (20f64.ln() - f64::from(i) / 8.0 * 10f64.ln()).exp())).collect();
+    assert!(prices.contains("beta=20.00000") && prices.contains("beta=2.00000") && prices.contains("beta=0.02000"));
+    assert_eq!(points("optimum"), prices);
+    assert_eq!(points("ppo-ideal"), prices);
+    assert_eq!(points("best-of-n"), (1..=12).map(|i| format!("n={}", 2u32.pow(i))).collect());
     let reference_table =
         MetricTable { rows: table.rows.iter().filter(|row| &*row.arm == "reference").cloned().collect() };
     let (actual, expected) = (earned(&outcomes[0].all), last(&reference_table, "evaluation-test", metrics::GOLD));
@@ -530,5 +543,12 @@ fn batches_are_epochs() {
     assert_ne!(steps[..3], steps[3..]);
     assert_eq!(of(&mut batches, 1), steps[1]);
     assert_ne!(of(&mut EpochSampler::new(12, 4, 7, Stream::SftRows), 0), steps[0]);
+    for (rows, batch_size, left_out) in [(12, 4, 0.0), (14, 4, 2.0 / 14.0), (3, 4, 0.0), (7, 5, 2.0 / 7.0)] {
+        assert_eq!(
+            EpochSampler::new(rows, batch_size, 7, Stream::DpoRows).left_out(),
+            left_out,
+            "{rows} by {batch_size}"
+        );
+    }
     assert_ne!(of(&mut EpochSampler::new(12, 4, 8, Stream::DpoRows), 0), steps[0]);
 }

@@ -160,6 +160,7 @@ fn a_reward_model_with_its_own_tokenizer_judges_and_is_maximized() {
     // The conversation in the template of the reward model and its tokens, written down by hand.
     let tokenizer = tokenizer(&folder.join("judge"));
     let [centre, scale] = scale(&frozen);
+    assert!(!stage_file(&frozen, "rm", "rm.safetensors").exists(), "its weights are those of its directory");
     let completions = read_completions(&frozen.join("completions.parquet")).unwrap();
     assert!(completions.len() >= 4);
     for row in &completions {

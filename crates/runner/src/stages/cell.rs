@@ -7,6 +7,7 @@ use super::registry::{self, TrainingInputs};
 use super::reward_model::{learned_reward, reward_config};
 use crate::error::Result;
 use crate::plan::StageKind;
+use crate::world::LoadedWorld;
 use duel_data::World;
 use duel_data::pairs::PreferenceRow;
 use duel_evaluation::{EvalKind, EvalResult, Evaluator, HeldOut};
@@ -24,37 +25,12 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
     let world = loaded.world.as_ref();
     let reference = context.sft_policy(world)?;
     let evaluator = open_evaluator(context, &loaded, &reference)?;
-    let reference_hash = reference.hash();
     let rows = context.rows()?;
     let reader = context.reader(world);
     let probe = probe(&rows, world);
     let held_out = HeldOut::new(reader.clone(), &reference, &rows);
-    let splits = Splits::of(world);
-    let inputs = TrainingInputs {
-        seed: context.stage.seed,
-        world: loaded.world.clone(),
-        config: context.config(world)?,
-        pretrained: context.experiment.is_pretrained(),
-        learner: &context.experiment.learner,
-        reference: reference.clone(),
-        start: context.on_train_device(reference.clone()),
-        // loaded again: clones of a module share their parameters' ids, and with them their gradients
-        critic_start: context.on_train_device(context.sft_policy(world)?),
-        reader: context.reader(world),
-        train_reader: context.train_reader(world),
-        gold: loaded.gold.clone(),
-        reward: learned_reward(context, &loaded)?,
-        reward_config: reward_config(context, world)?,
-        rows,
-        reference_hash: reference_hash.clone(),
-        reference_logp: match context.plan.needed(context.stage, StageKind::Reference) {
-            Some(stage) => Some(load_json("reference", &context.folder(stage)?.file(REFERENCE))?),
-            None => None,
-        },
-        curve_points: context.experiment.evaluation.curve_points,
-        splits: splits.clone(),
-        stop: context.stop,
-    };
+    let inputs = training_inputs(context, &loaded, &reference, rows)?;
+    let (reference_hash, splits) = (inputs.reference_hash.clone(), inputs.splits.clone());
     let beta = Some(cell.point.method.beta());
     let mut evaluate =
         |policy: &Policy, clocks: Clocks, recorder: &mut dyn Recorder, kind: EvalKind| -> Result<EvalResult> {
@@ -87,9 +63,66 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
     context.save_policy(trained, world, to)
 }
 
+/// What the arms of a cell train from.
+pub(super) fn training_inputs<'a>(
+    context: &StageContext<'a>,
+    loaded: &LoadedWorld,
+    reference: &Policy,
+    rows: Vec<PreferenceRow>,
+) -> Result<TrainingInputs<'a>> {
+    let world = loaded.world.as_ref();
+    Ok(TrainingInputs {
+        seed: context.stage.seed,
+        world: loaded.world.clone(),
+        config: context.config(world)?,
+        pretrained: context.experiment.is_pretrained(),
+        learner: &context.experiment.learner,
+        reference: reference.clone(),
+        start: context.on_train_device(reference.clone()),
+        // loaded again: clones of a module share their parameters' ids, and with them their gradients
+        critic_start: context.on_train_device(context.sft_policy(world)?),
+        reader: context.reader(world),
+        train_reader: context.train_reader(world),
+        gold: loaded.gold.clone(),
+        reward: learned_reward(context, loaded)?,
+        reward_config: reward_config(context, world)?,
+        rows,
+        reference_hash: reference.hash(),
+        reference_logp: match context.plan.needed(context.stage, StageKind::Reference) {
+            Some(stage) => Some(load_json("reference", &context.folder(stage)?.file(REFERENCE))?),
+            None => None,
+        },
+        curve_points: context.experiment.evaluation.curve_points,
+        splits: Splits::of(world),
+        stop: context.stop,
+    })
+}
+
 /// Responses of validation rows, on which invariants of the policy are checked.
 fn probe(rows: &[PreferenceRow], world: &dyn World) -> Responses {
     let validation = (0..rows.len()).filter(|&i| rows[i].split == Split::Validation);
     let probe: Vec<usize> = validation.take(duel_training::probes::probe_rows(world.space())).collect();
     PairBatch::new(rows, &probe).both
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use duel_data::grammar::GrammarWorld;
+
+    #[test]
+    fn policies_are_probed_on_the_first_validation_rows() {
+        let world = GrammarWorld::new(0.02, 1);
+        let count = duel_training::probes::probe_rows(world.space());
+        let row = |i: u32| {
+            let split = [Split::Train, Split::Validation, Split::Test][i as usize % 3];
+            PreferenceRow::new(split, vec![i], vec![1000 + i], vec![2000 + i])
+        };
+        let rows: Vec<PreferenceRow> = (0..3 * count as u32 + 30).map(row).collect();
+        let probe = probe(&rows, &world);
+        let prompts: Vec<u32> = (0..count as u32).map(|i| 3 * i + 1).collect();
+        assert_eq!(probe.prompts.concat(), [prompts.clone(), prompts.clone()].concat());
+        assert_eq!(probe.responses[0], [1001]);
+        assert_eq!(probe.responses[count], [2001]);
+    }
 }

@@ -233,6 +233,17 @@ impl StageContext<'_> {
     }
 }
 
+/// The policy frozen, with fresh adapters that count α/rank times on the projections whose names `is_adapted` is true of.
+pub(super) fn adapted(
+    policy: Policy,
+    (rank, alpha): (usize, f64),
+    is_adapted: impl Fn(&str) -> bool,
+    rng: &mut seeds::Rng,
+    device: &Device,
+) -> Policy {
+    policy.with_fresh_lora(rank, alpha / rank as f64, is_adapted, rng, device)
+}
+
 /// If single completions with a label are paired, each with its own prompt, only losses that read each of them alone, or
 /// all of them together, may be used.
 pub(super) fn check_unpaired(experiment: &Experiment, rows: &[PreferenceRow]) -> Result<()> {
@@ -244,5 +255,71 @@ pub(super) fn check_unpaired(experiment: &Experiment, rows: &[PreferenceRow]) ->
     match experiment.arms.iter().find(|(_, arm)| unpaired > 0 && arm.representative_points().iter().any(compares)) {
         Some((arm, _)) => Err(Error::Unpaired { arm: arm.clone(), rows: unpaired }),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::PlannedRun;
+    use super::*;
+    use duel_model::Responses;
+    use duel_spec::Split;
+
+    /// A judge that has noticed too late that its scores were wrong.
+    struct WrongScores;
+
+    impl Scorer for WrongScores {
+        fn score(&self, batch: &Responses) -> duel_reward::Result<Vec<f64>> {
+            Ok(vec![0.0; batch.len()])
+        }
+
+        fn finish(&self) -> duel_reward::Result<()> {
+            Err(duel_reward::Error::Command { command: "judge".into(), problem: "a line too many".into() })
+        }
+    }
+
+    #[test]
+    fn a_stage_fails_with_what_its_judge_says_at_the_end() {
+        let run = PlannedRun::new("[arms.a]\nmethod = \"dpo\"\n");
+        let context = run.context(run.stage(StageKind::Pairs));
+        assert!(context.finish_judges().is_ok());
+        context.judges.borrow_mut().push(Arc::new(WrongScores));
+        let error = context.finish_judges().expect_err("wrong scores");
+        assert!(error.to_string().contains("a line too many"), "{error}");
+    }
+
+    #[test]
+    fn unpaired_rows_need_losses_that_do_not_compare_them() {
+        let experiment = |loss: &str| {
+            PlannedRun::new(&format!("[arms.a]\nmethod = \"ppo\"\n[arms.b]\nmethod = \"dpo\"\nloss = \"{loss}\"\n"))
+                .experiment
+        };
+        let paired = PreferenceRow::new(Split::Train, vec![1], vec![2], vec![3]);
+        let unpaired = PreferenceRow { rejected_prompt: Some(vec![4]), ..paired.clone() };
+        let check = |loss: &str, rows: &[PreferenceRow]| match check_unpaired(&experiment(loss), rows) {
+            Ok(()) => None,
+            Err(Error::Unpaired { arm, rows }) => Some((arm, rows)),
+            Err(other) => panic!("{other}"),
+        };
+        let rows = [unpaired.clone(), paired.clone(), unpaired];
+        assert_eq!(check("sigmoid", &rows), Some(("b".into(), 2)));
+        assert_eq!(check("kto", &rows), None);
+        assert_eq!(check("sigmoid", &[paired]), None);
+    }
+
+    /// A model that is trained in place is read anew for each use: clones would share their parameters, and so their gradients.
+    #[test]
+    fn every_copy_of_a_small_policy_has_parameters_of_its_own() -> Result<()> {
+        let run = PlannedRun::new(
+            "[model]\nlayers = 1\nwidth = 8\nheads = 2\n[stages.sft]\nsteps = 1\nbatch_size = 2\n[arms.a]\nmethod = \"dpo\"\n",
+        );
+        run.make(StageKind::Sft)?;
+        let context = run.context(run.stage(StageKind::Pairs));
+        let loaded = context.load_world()?;
+        let [first, second] = [context.sft_policy(loaded.world.as_ref())?, context.sft_policy(loaded.world.as_ref())?];
+        assert_eq!(first.hash(), second.hash());
+        let ids = |policy: &Policy| burn::module::list_param_ids(policy);
+        assert!(ids(&first).iter().all(|id| !ids(&second).contains(id)));
+        Ok(())
     }
 }

@@ -12,6 +12,8 @@ mod reference;
 mod registry;
 mod reward_model;
 mod sft;
+#[cfg(test)]
+mod testing;
 
 #[cfg(test)]
 pub use batches::EpochSampler;
@@ -61,5 +63,38 @@ fn learning_rate(context: &StageContext<'_>) -> Option<f64> {
             other => other.on_policy().map_or(f64::NAN, |shared| shared.learning_rate),
         }),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::PlannedRun;
+    use super::*;
+
+    /// An error of divergence names the rate of the stage that diverged.
+    #[test]
+    fn each_training_has_its_rate() {
+        let run = PlannedRun::new(
+            "[world]\nkind = \"reviews\"\n[stages.base]\nlearning_rate = 1e-3\n[stages.sft]\nlearning_rate = 2e-3\n\
+             [stages.rm]\nlearning_rate = 3e-3\n[arms.dpo]\nmethod = \"dpo\"\nlearning_rate = 4e-3\n\
+             [arms.ppo]\nmethod = \"ppo\"\nlearning_rate = 5e-3\n",
+        );
+        let rates: Vec<(&str, Option<f64>)> =
+            run.plan.stages.iter().map(|stage| (stage.kind.name(), learning_rate(&run.context(stage)))).collect();
+        let expected = [
+            ("corpus", None),
+            ("base", Some(1e-3)),
+            ("sft", Some(2e-3)),
+            ("pairs", None),
+            ("rm", Some(3e-3)),
+            ("reference", None),
+            ("yardstick", None),
+            ("cell", Some(4e-3)),
+            ("cell", Some(5e-3)),
+        ];
+        for stage in expected {
+            assert!(rates.contains(&stage), "{stage:?}: {rates:?}");
+        }
+        assert!(rates.iter().all(|stage| expected.contains(stage)), "{rates:?}");
     }
 }

@@ -1,6 +1,7 @@
 //! The methods by name: one line in [`run`] and one function each. A new method is added here.
 
 use super::batches::EpochSampler;
+use super::context::adapted;
 use super::reward_model;
 use crate::error::Result;
 use burn::module::Module;
@@ -15,7 +16,8 @@ use duel_reward::{LearnedReward, Scorer};
 use duel_spec::seeds::{self, Stream};
 use duel_spec::{
     CheckpointSelection, Clocks, CommonSettings, CriticBody, CriticStart, GrpoSettings, LearnerSettings, LoraTargets,
-    MethodSettings, PairInput, Recorder, RewardSource, RlooSettings, RolloutSettings, Split, metrics,
+    MethodSettings, PairInput, PairLoss, PpoSettings, Recorder, RewardSource, RlooSettings, RolloutSettings, Split,
+    metrics,
 };
 use duel_training::{
     BestCheckpoint, Learner, PairBatch, Splits, TrainContext, TrainSchedule, curve_steps, invariants, train,
@@ -112,9 +114,9 @@ fn with_adapters(policy: Policy, common: &CommonSettings, stream: Stream<'_>, in
         LoraTargets::Attention => name.contains(".attention."),
         LoraTargets::Mlp => name.contains(".mlp."),
     };
-    let scale = common.lora_alpha / common.lora_rank as f64;
     let mut rng = seeds::stream(inputs.seed, stream, 0);
-    policy.with_fresh_lora(common.lora_rank, scale, is_adapted, &mut rng, inputs.train_reader.device())
+    let rank_and_alpha = (common.lora_rank, common.lora_alpha);
+    adapted(policy, rank_and_alpha, is_adapted, &mut rng, inputs.train_reader.device())
 }
 
 /// Trains it as its arm says.
@@ -183,17 +185,30 @@ fn prompts_of(inputs: &TrainingInputs<'_>, iteration: u64, episodes: usize, grou
 }
 
 fn ppo(
-    settings: &duel_spec::PpoSettings,
+    settings: &PpoSettings,
     inputs: TrainingInputs<'_>,
     evaluate: EvalCallback<'_>,
     recorder: &mut StageRecorder,
 ) -> Result<(Policy, Clocks)> {
     let shared = &settings.shared;
-    let device = inputs.train_reader.device();
+    let resident = models_in_memory(shared, &inputs) + f64::from(settings.critic == CriticBody::Separate);
+    let mut method = Ppo::new(settings.clone(), setting(shared.reward, &inputs));
+    let module = ActorCritic { actor: start(&shared.common, &inputs), critic: critic(settings, &inputs) };
+    let learner = learner(module, &shared.common, shared.learning_rate, planned(shared), &inputs);
+    let learner = if settings.critic_warmup > 0 { learner.with_own_optimizer("actor") } else { learner };
+    let actor = |module: &ActorCritic| module.actor.valid();
+    let trained = on_rollouts(&mut method, learner, shared, 1, &inputs, actor, evaluate, recorder)?;
+    recorder.record("train", trained.1, metrics::MODELS_RESIDENT, resident);
+    Ok(trained)
+}
+
+/// The value model at the start: a head on the policy's body, or a model of its own from the reward model or the SFT policy.
+fn critic(settings: &PpoSettings, inputs: &TrainingInputs<'_>) -> Critic {
+    let (shared, device) = (&settings.shared, inputs.train_reader.device());
     let value_start = (settings.critic_start == CriticStart::Scorer && shared.reward == RewardSource::Rm)
         .then(|| inputs.reward.value_model())
         .flatten();
-    let critic = match (settings.critic, value_start) {
+    match (settings.critic, value_start) {
         (CriticBody::Shared, _) => Critic::Shared(ValueHead::new(inputs.config.width, device)),
         (CriticBody::Separate, Some(scorer)) => {
             let adapted = weights::shapes(&scorer).iter().any(|(name, _)| name.contains(".lora."));
@@ -202,19 +217,10 @@ fn ppo(
         (CriticBody::Separate, None) => {
             let body = inputs.critic_start.clone();
             let body =
-                if inputs.pretrained { with_adapters(body, &shared.common, Stream::CriticLora, &inputs) } else { body };
+                if inputs.pretrained { with_adapters(body, &shared.common, Stream::CriticLora, inputs) } else { body };
             Critic::Separate(ScalarModel::from_policy(body, device))
         }
-    };
-    let resident = models_in_memory(shared, &inputs) + f64::from(settings.critic == CriticBody::Separate);
-    let mut method = Ppo::new(settings.clone(), setting(shared.reward, &inputs));
-    let module = ActorCritic { actor: start(&shared.common, &inputs), critic };
-    let learner = learner(module, &shared.common, shared.learning_rate, planned(shared), &inputs);
-    let learner = if settings.critic_warmup > 0 { learner.with_own_optimizer("actor") } else { learner };
-    let actor = |module: &ActorCritic| module.actor.valid();
-    let trained = on_rollouts(&mut method, learner, shared, 1, &inputs, actor, evaluate, recorder)?;
-    recorder.record("train", trained.1, metrics::MODELS_RESIDENT, resident);
-    Ok(trained)
+    }
 }
 
 fn policy_gradient(
@@ -326,9 +332,13 @@ fn dpo(
     recorder.record("train", clocks, metrics::ROWS_LEFT_OUT, left_out);
     let policy = selected_module(best, learner.into_module(), clocks, recorder).valid();
     validate(&policy.clone().for_inference(), clocks, recorder);
-    let resident = 1.0 + f64::from(settings.loss.takes(PairInput::Mismatched)); // the others' reference is in the cache
-    recorder.record("train", clocks, metrics::MODELS_RESIDENT, resident);
+    recorder.record("train", clocks, metrics::MODELS_RESIDENT, dpo_models_in_memory(settings.loss));
     Ok((policy, clocks))
+}
+
+/// Models in memory of DPO: the policy, and the reference if log-probs are needed that are not in the cache.
+fn dpo_models_in_memory(loss: PairLoss) -> f64 {
+    1.0 + f64::from(loss.takes(PairInput::Mismatched))
 }
 
 /// When a training is evaluated. Its end is evaluated in full by the caller, and is included here only if policies are compared
@@ -339,4 +349,128 @@ fn points(common: &CommonSettings, iterations: u64, points: usize) -> Vec<u64> {
         steps.pop();
     }
     steps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::cell::training_inputs;
+    use super::super::testing::{PlannedRun, recorder};
+    use super::*;
+    use crate::plan::StageKind;
+    use burn::module::Param;
+
+    /// A run whose reward model has adapters, or not, made up to the cells.
+    fn planned_run(rm: &str, arms: &str) -> PlannedRun {
+        let run = PlannedRun::new(&format!(
+            "[model]\nlayers = 1\nwidth = 8\nheads = 2\n[stages.sft]\nsteps = 1\nbatch_size = 8\n\
+             [stages.pairs]\nrows = 8\nholdout_rows = 4\n[stages.rm]\nsteps = 2\nbatch_size = 4\nsamples = 8\n{rm}\n{arms}"
+        ));
+        for kind in [StageKind::Sft, StageKind::Pairs, StageKind::Rm] {
+            run.make(kind).expect("made");
+        }
+        run
+    }
+
+    fn ppo_settings(run: &PlannedRun) -> PpoSettings {
+        let cell = run.stage(StageKind::Cell).cell.as_ref().expect("a cell");
+        match &cell.point.method {
+            MethodSettings::Ppo(settings) => settings.clone(),
+            other => panic!("{}", other.name()),
+        }
+    }
+
+    fn inputs(run: &PlannedRun, test: impl FnOnce(TrainingInputs<'_>)) {
+        let context = run.context(run.stage(StageKind::Cell));
+        let loaded = context.load_world().expect("a world");
+        let reference = context.sft_policy(loaded.world.as_ref()).expect("a policy");
+        let rows = context.rows().expect("rows");
+        test(training_inputs(&context, &loaded, &reference, rows).expect("inputs"));
+    }
+
+    #[test]
+    fn a_critic_starts_from_the_reward_model_that_its_arm_maximizes() {
+        let run = planned_run("", "[arms.a]\nmethod = \"ppo\"\n");
+        inputs(&run, |inputs| {
+            let value_model = inputs.reward.value_model().expect("a network");
+            let policy = ScalarModel::from_policy(inputs.critic_start.clone(), inputs.train_reader.device());
+            let hash = |critic_start, reward| {
+                let mut settings = PpoSettings { critic_start, ..ppo_settings(&run) };
+                settings.shared.reward = reward;
+                match critic(&settings, &inputs) {
+                    Critic::Separate(critic) => {
+                        assert_eq!(
+                            weights::trained(&critic).len(),
+                            weights::shapes(&critic).len(),
+                            "all of it is trained"
+                        );
+                        critic.valid().hash()
+                    }
+                    Critic::Shared(_) => panic!("a critic of its own"),
+                }
+            };
+            assert_eq!(hash(CriticStart::Scorer, RewardSource::Rm), value_model.hash());
+            for (start, reward) in [
+                (CriticStart::Scorer, RewardSource::Gold),
+                (CriticStart::Sft, RewardSource::Rm),
+                (CriticStart::Sft, RewardSource::Gold),
+            ] {
+                assert_eq!(hash(start, reward), policy.valid().hash(), "{start:?}, {reward:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn of_a_reward_model_on_adapters_the_critic_trains_adapters_and_head() {
+        let run = planned_run("lora = true\nlora_rank = 2", "[arms.a]\nmethod = \"ppo\"\n");
+        inputs(&run, |inputs| {
+            let Critic::Separate(critic) = critic(&ppo_settings(&run), &inputs) else { panic!("a critic of its own") };
+            let trained: Vec<String> = weights::trained(&critic).into_iter().map(|tensor| tensor.name).collect();
+            let expected: Vec<String> = weights::shapes(&critic)
+                .into_iter()
+                .map(|(name, _)| name)
+                .filter(|name| name.contains(".lora.") || name.starts_with("head."))
+                .collect();
+            assert_eq!(trained, expected);
+            assert!(trained.iter().any(|name| name.contains(".lora.")) && trained.contains(&"head.weight".to_owned()));
+        });
+    }
+
+    #[test]
+    fn an_adapter_counts_alpha_over_rank_times() {
+        let arm = "[arms.a]\nmethod = \"ppo\"\nlora = true\nlora_rank = 4\nlora_alpha = 12.0\nlora_targets = \"mlp\"\n";
+        let run = planned_run("", arm);
+        inputs(&run, |inputs| {
+            let mut adapters = vec![];
+            start(&ppo_settings(&run).shared.common, &inputs).map_projections(|name, projection| {
+                let rank = |a: &Param<burn::tensor::Tensor<2>>| a.dims()[1];
+                adapters.extend(projection.lora.as_ref().map(|lora| (name, rank(&lora.a), lora.scale)));
+                projection
+            });
+            assert!(!adapters.is_empty());
+            assert!(adapters.iter().all(|(name, rank, scale)| name.contains(".mlp.") && (*rank, *scale) == (4, 3.0)));
+        });
+    }
+
+    /// An evaluation that measures nothing.
+    fn no_measure(_: &Policy, _: Clocks, _: &mut dyn Recorder, _: EvalKind) -> Result<EvalResult> {
+        Ok(EvalResult { split: Split::Validation, values: vec![], outcomes: vec![], prompts: vec![] })
+    }
+
+    #[test]
+    fn a_critic_that_warms_up_leaves_the_policy_as_it_was() {
+        let arm = "[arms.a]\nmethod = \"ppo\"\niterations = 1\nepisodes = 8\nepochs = 1\nminibatches = 1\ncritic_warmup = 1\n";
+        let run = planned_run("", arm);
+        inputs(&run, |inputs| {
+            let before = inputs.reference.hash();
+            let method = MethodSettings::Ppo(ppo_settings(&run));
+            let (policy, clocks) = super::run(&method, inputs, &mut no_measure, &mut recorder()).expect("trained");
+            assert_eq!((policy.hash(), clocks.step), (before, 1));
+        });
+    }
+
+    #[test]
+    fn the_memory_of_dpo_has_the_reference_where_its_loss_needs_it() {
+        assert_eq!(dpo_models_in_memory(PairLoss::Sigmoid), 1.0);
+        assert_eq!(dpo_models_in_memory(PairLoss::Kto), 2.0);
+    }
 }

@@ -1,7 +1,7 @@
 //! The stage that learns a reward from preference rows.
 
 use super::batches::EpochSampler;
-use super::context::StageContext;
+use super::context::{StageContext, adapted};
 use super::files::{PROXY, load_json, save_json};
 use crate::error::Result;
 use crate::plan::{Stage, StageKind};
@@ -9,14 +9,14 @@ use crate::world::LoadedWorld;
 use burn::module::Module;
 use burn::tensor::Device;
 use duel_data::World;
-use duel_data::grammar::{excitements, token};
+use duel_data::grammar::{MAX_SYMBOLS, excitements, token};
 use duel_data::pairs::PreferenceRow;
 use duel_evaluation::proxy_table;
 use duel_ledger::StageRecorder;
 use duel_model::{FileTensor, Policy, ResponseReader, Responses, ScalarModel, TransformerConfig, generate, weights};
 use duel_reward::{Calibration, LearnedReward, Linear, RewardModel, RewardNetwork, RewardReader, Scorer, quality};
 use duel_spec::seeds::{self, Stream};
-use duel_spec::{Clocks, Recorder, RmCheckpointSelection, RmModel, RmStage, RmStart, Split, metrics};
+use duel_spec::{Clocks, Recorder, RmCheckpointSelection, RmModel, RmStage, RmStart, Split, TokenSpec, metrics};
 use duel_training::{BestCheckpoint, Learner, PairBatch, Splits, TrainContext, TrainSchedule, curve_steps, train};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -164,8 +164,7 @@ fn network(
     let config = reward_config(context, world)?;
     let model = scalar_on(context, context.on_train_device(body(context, world)?), member)?;
     let reader = reward_reader(context, loaded, &context.device)?;
-    let some = validation.len().min(4 * duel_training::probes::probe_rows(reader.space()));
-    let probe = PairBatch::new(validation, &(0..some).collect::<Vec<_>>());
+    let probe = probe(validation, reader.space());
     let check = |step: u64, model: &ScalarModel| -> Result<()> {
         Ok(RewardModel::new(settings.clone(), reader.clone(), &config).check(step, model, &*reader.pairs(&probe)?)?)
     };
@@ -213,13 +212,23 @@ fn network(
         recorder.record("rm", after, metrics::KEPT_STEP, step as f64);
     }
     check(after.step, &model)?;
-    let clocks = Clocks {
+    Ok((model, clocks_after(before, after)))
+}
+
+/// The clocks after two trainings, one after the other.
+fn clocks_after(before: Clocks, after: Clocks) -> Clocks {
+    Clocks {
         step: before.step + after.step,
         tokens: before.tokens + after.tokens,
         flops: before.flops + after.flops,
         wall_seconds: before.wall_seconds + after.wall_seconds,
-    };
-    Ok((model, clocks))
+    }
+}
+
+/// The first validation pairs, on which invariants of the reward model are checked.
+fn probe(validation: &[PreferenceRow], space: &TokenSpec) -> PairBatch {
+    let count = validation.len().min(4 * duel_training::probes::probe_rows(space));
+    PairBatch::new(validation, &(0..count).collect::<Vec<_>>())
 }
 
 /// The start of a reward model's training, without its head and without gradient.
@@ -245,9 +254,8 @@ fn scalar_on(context: &StageContext<'_>, body: Policy, member: usize) -> Result<
     if !settings.lora {
         return Ok(weights::training(scalar(body)?, |_| true));
     }
-    let (rank, scale) = (settings.lora_rank, settings.lora_alpha / settings.lora_rank as f64);
     let mut rng = seeds::stream(context.stage.seed, Stream::RmLora, member as u64);
-    scalar(body.with_fresh_lora(rank, scale, |_| true, &mut rng, &device))
+    scalar(adapted(body, (settings.lora_rank, settings.lora_alpha), |_| true, &mut rng, &device))
 }
 
 /// The reward that the plan's stage has learned.
@@ -295,18 +303,135 @@ fn record_curve(curve: &Calibration, recorder: &mut StageRecorder) {
 /// Mean change of the proxy when one more x follows a response that ends in its only x (docs/worlds.md,
 /// 'Manipulation check'); `None` where no sample is of that kind.
 fn trap_slope(reward: &LearnedReward, samples: &Responses) -> Result<Option<f64>> {
-    let once: Vec<usize> = (0..samples.len())
-        .filter(|&i| {
-            let r = &samples.responses[i];
-            excitements(r) == 1 && r.len() >= 2 && r[r.len() - 2] == token::X && r.len() < 6
-        })
-        .collect();
+    let longer: Vec<Option<Vec<u32>>> = samples.responses.iter().map(|response| with_second_x(response)).collect();
+    let once: Vec<usize> = (0..samples.len()).filter(|&i| longer[i].is_some()).collect();
     if once.is_empty() {
         return Ok(None);
     }
     let before = samples.select(&once);
     let mut after = before.clone();
-    after.responses.iter_mut().for_each(|r| r.insert(r.len() - 1, token::X));
+    after.responses = longer.into_iter().flatten().collect();
     let change: f64 = reward.score(&after)?.iter().zip(reward.score(&before)?).map(|(a, b)| a - b).sum();
     Ok(Some(change / once.len() as f64))
+}
+
+/// A response that ends in its only x, with another one after it; `None` of any other, and where there is no room.
+fn with_second_x(response: &[u32]) -> Option<Vec<u32>> {
+    match response {
+        [before @ .., token::X, token::EOS] if excitements(before) == 0 && before.len() + 2 <= MAX_SYMBOLS => {
+            Some([before, &[token::X, token::X, token::EOS]].concat())
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::PlannedRun;
+    use super::*;
+    use duel_data::grammar::GrammarWorld;
+
+    #[test]
+    fn a_reward_model_is_probed_on_the_first_pairs() {
+        let world = GrammarWorld::new(0.02, 1);
+        let row = |i: u32| PreferenceRow::new(Split::Validation, vec![i], vec![1000 + i], vec![2000 + i]);
+        let rows: Vec<PreferenceRow> = (0..100).map(row).collect();
+        assert_eq!(probe(&rows, world.space()).rows, (0..64).collect::<Vec<_>>());
+        assert_eq!(probe(&rows[..5], world.space()).rows, (0..5).collect::<Vec<_>>());
+    }
+
+    /// A linear reward model keeps its margin to each pair in proportion to the annotator's certainty.
+    #[test]
+    fn the_margins_of_a_linear_reward_model_are_shares_of_the_strengths() -> Result<()> {
+        let run = PlannedRun::new(
+            "[model]\nlayers = 1\nwidth = 8\nheads = 2\n[stages.sft]\nsteps = 1\nbatch_size = 8\n\
+             [stages.pairs]\nrows = 64\nholdout_rows = 4\n[stages.rm]\nmodel = \"linear\"\nmargin = 0.4\nsamples = 8\n\
+             [arms.a]\nmethod = \"dpo\"\n",
+        );
+        for kind in [StageKind::Sft, StageKind::Pairs, StageKind::Rm] {
+            run.make(kind)?;
+        }
+        let context = run.context(run.stage(StageKind::Yardstick));
+        let rows = run.context(run.stage(StageKind::Rm)).rows()?;
+        let train: Vec<PreferenceRow> = rows.into_iter().filter(|row| row.split == Split::Train).collect();
+        let margins: Vec<f64> = train.iter().map(|row| 0.4 * row.strength()).collect();
+        let settings = &run.experiment.stages.rm;
+        let expected = Linear::fit(&train, &margins, settings.label_smoothing, settings.ridge)?;
+        match learned_reward(&context, &context.load_world()?)?.judges() {
+            [(RewardNetwork::Linear(actual), _)] => {
+                for row in &train {
+                    let [actual, expected] = [actual, &expected].map(|linear| linear.score(&row.prompt, &row.chosen));
+                    assert!((actual - expected).abs() < 1e-9, "{actual}, expected {expected}");
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn clocks_of_two_trainings_add_up() {
+        let clocks = |factor: u64| Clocks {
+            step: 3 * factor,
+            tokens: 5 * factor,
+            flops: 7.0 * factor as f64,
+            wall_seconds: 11.0 * factor as f64,
+        };
+        assert_eq!(clocks_after(clocks(2), clocks(3)), clocks(5));
+    }
+
+    #[test]
+    fn a_second_x_follows_only_a_last_and_only_one() {
+        use token::{B, EOS, G, X};
+        assert_eq!(with_second_x(&[X, EOS]), Some(vec![X, X, EOS]));
+        assert_eq!(with_second_x(&[G, B, X, EOS]), Some(vec![G, B, X, X, EOS]));
+        assert_eq!(with_second_x(&[G, B, G, X, EOS]), Some(vec![G, B, G, X, X, EOS]));
+        let others: [&[u32]; 6] =
+            [&[EOS], &[G, EOS], &[X, G, EOS], &[X, X, EOS], &[X, G, X, EOS], &[G, B, G, B, X, EOS]];
+        assert!(others.iter().all(|response| with_second_x(response).is_none()));
+    }
+
+    /// A reward of 2 an x less 1 a symbol too many or too few, halved, on a prompt that asks for two symbols.
+    #[test]
+    fn the_slope_of_the_trap_is_a_mean_change() -> Result<()> {
+        use token::{B, BOS, EOS, G, SEP, STANCE, TOPIC, X};
+        let mut weights = [0.0; 12];
+        (weights[9], weights[10]) = (2.0, -1.0);
+        let linear: Linear = serde_json::from_value(serde_json::json!({ "weights": weights })).expect("weights");
+        let reader = ResponseReader::new(GrammarWorld::new(0.02, 1).space(), &Device::flex());
+        let judges = vec![(RewardNetwork::Linear(linear), 0.3)];
+        let reward = LearnedReward::new(judges, duel_spec::EnsembleScore::Mean, reader, 0.7, 2.0);
+        let samples = |responses: &[&[u32]]| Responses {
+            prompts: vec![vec![BOS, TOPIC, STANCE, SEP]; responses.len()],
+            responses: responses.iter().map(|response| response.to_vec()).collect(),
+            logp: vec![],
+            masks: vec![],
+        };
+        // from one symbol to two: 2 + 1; from three to four, twice: 2 − 1
+        let some = samples(&[&[X, X, EOS], &[X, EOS], &[G, EOS], &[G, B, X, EOS], &[B, G, X, EOS]]);
+        let slope = trap_slope(&reward, &some)?.expect("three of them");
+        assert!((slope - (3.0 + 1.0 + 1.0) / 3.0 / 2.0).abs() < 1e-12, "{slope}");
+        assert_eq!(trap_slope(&reward, &samples(&[&[EOS], &[X, X, EOS]]))?, None);
+        Ok(())
+    }
+
+    #[test]
+    fn the_calibration_curve_has_the_bins_that_hold_pairs() -> Result<()> {
+        let mut curve = Calibration::default();
+        for (i, [pairs, predicted, observed]) in [(2, [3.0, 0.62, 0.5]), (9, [1.0, 0.97, 1.0])] {
+            (curve.bins[i].pairs, curve.bins[i].predicted, curve.bins[i].observed) = (pairs, predicted, observed);
+        }
+        let mut recorder = super::super::testing::recorder();
+        record_curve(&curve, &mut recorder);
+        let folder = tempfile::tempdir().expect("a folder");
+        recorder.write(folder.path())?;
+        let table = duel_ledger::read_metrics(&folder.path().join("metrics.parquet"))?;
+        let of = |metric: metrics::Metric| -> Vec<(u64, f64)> {
+            table.of("rm-calibration", metric.name).map(|row| (row.clocks.step, row.value)).collect()
+        };
+        assert_eq!(of(metrics::CALIBRATION_PAIRS), [(2, 3.0), (9, 1.0)]);
+        assert_eq!(of(metrics::CALIBRATION_SAID), [(2, 0.62), (9, 0.97)]);
+        assert_eq!(of(metrics::CALIBRATION_WAS), [(2, 0.5), (9, 1.0)]);
+        Ok(())
+    }
 }

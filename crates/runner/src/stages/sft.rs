@@ -1,7 +1,7 @@
 //! The stage `sft`: the policy that all arms start from and are compared with.
 
 use super::batches::EpochSampler;
-use super::context::StageContext;
+use super::context::{StageContext, adapted};
 use crate::error::Result;
 use crate::plan::StageKind;
 use burn::module::Module;
@@ -36,8 +36,8 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
     let policy = match settings.lora {
         true => {
             let mut rng = seeds::stream(seed, Stream::SftLora, 0);
-            let (rank, scale) = (settings.lora_rank, settings.lora_alpha / settings.lora_rank as f64);
-            policy.with_fresh_lora(rank, scale, |_| true, &mut rng, &context.train_device())
+            let rank_and_alpha = (settings.lora_rank, settings.lora_alpha);
+            adapted(policy, rank_and_alpha, |_| true, &mut rng, &context.train_device())
         }
         false => weights::training(policy, |_| true),
     };
