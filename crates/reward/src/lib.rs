@@ -26,7 +26,7 @@ pub use model::RewardModel;
 pub use pretrained::{PretrainedReward, template_tokens};
 pub use quality::{Calibration, CalibrationBin, Quality, quality};
 pub use scorer::Scorer;
-pub use sentiment::{BagOfWordsPreference, Sentiment, SentimentReport};
+pub use sentiment::{BagOfWordsPreference, PREFERENCE_VERSION, Sentiment, SentimentReport};
 pub use text_input::{RewardReader, TextInput};
 
 /// The result type of this crate.

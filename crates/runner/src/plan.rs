@@ -150,6 +150,9 @@ impl Plan {
                     corpus["conversations"] = json!(true);
                 }
             }
+            if world::learns_preferences(experiment) {
+                corpus["preferences"] = json!(duel_reward::PREFERENCE_VERSION);
+            }
             shared.push(plan.add(StageKind::Corpus, 0, corpus, vec![], None));
         }
         if experiment.world.kind == WorldKind::Reviews && !pretrained {

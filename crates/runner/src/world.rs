@@ -320,6 +320,15 @@ pub(crate) fn source_of(rows: &RowsSettings, files: Vec<(Option<Split>, PathBuf)
     }
 }
 
+/// Whether a judge is learned from pairs of texts: from people's ratings, or from the rows.
+pub(crate) fn learns_preferences(experiment: &Experiment) -> bool {
+    match experiment.judge.kind {
+        JudgeKind::Ratings => true,
+        JudgeKind::World => experiment.world.kind == WorldKind::Rows,
+        _ => false,
+    }
+}
+
 /// The judge of an experiment: its own setting, or the default of its world.
 pub(crate) fn needs_sentiment(experiment: &Experiment) -> bool {
     match experiment.judge.kind {
