@@ -93,7 +93,7 @@ fn a_claim_is_put_into_words() {
         ],
     );
     let results = results(trained(run, |cell| 1.0 + 0.01 * cell.seed as f64));
-    let words: Vec<&str> = results.iter().map(|result| result.words.as_str()).collect();
+    let words: Vec<&str> = results.iter().map(|result| result.description.as_str()).collect();
     assert_eq!(
         words,
         [
@@ -104,7 +104,7 @@ fn a_claim_is_put_into_words() {
             "drop of a is zero",
         ]
     );
-    let requirements: Vec<&str> = results.iter().map(|result| result.asked.as_str()).collect();
+    let requirements: Vec<&str> = results.iter().map(|result| result.requirement.as_str()).collect();
     assert_eq!(
         requirements[..3],
         [
@@ -118,7 +118,7 @@ fn a_claim_is_put_into_words() {
     assert!(results[0].reasons.contains(&"0 seeds with both arms there, and 5 are needed".to_string()), "{results:?}");
     assert!(results[2].reasons.contains(&"0 seeds measured, and 5 are needed".to_string()), "{results:?}");
     let single = results_of_seeds(1);
-    assert_eq!(single[0].asked, "1 seed; required: fewer at every seed");
+    assert_eq!(single[0].requirement, "1 seed; required: fewer at every seed");
     assert_eq!(single[0].reasons, ["1 seeds with both arms measured, and 5 are needed"]);
 }
 
@@ -303,9 +303,9 @@ fn the_budget_of_a_search_is_what_it_tried() {
         settings: BTreeMap::new(),
         seeds: (100..103).map(|seed| (seed, Some(TrialScore { gold: 1.0, proxy: 1.0, flops: 7.0 }))).collect(),
     };
-    let tried = vec![trial("a", "x"), trial("a", "y"), trial("b", "x")];
+    let trials = vec![trial("a", "x"), trial("a", "y"), trial("b", "x")];
     let run = run.finish();
-    let tuning = TuningResults { tried, reward_model: BTreeMap::new(), is_share: false };
+    let tuning = TuningResults { trials, reward_model: BTreeMap::new(), is_share: false };
     let result = judge(&run, &tuning).remove(0);
     // five trainings of the comparison with 10 FLOPs, and three of each point of the search with 7
     let [a, b] =

@@ -118,10 +118,10 @@ mod tests {
         }
     }
 
-    fn edges_of(experiment: &str, tried: Vec<TrialResult>) -> Vec<String> {
+    fn edges_of(experiment: &str, trials: Vec<TrialResult>) -> Vec<String> {
         let run =
             HandMadeRun::new(&format!("name = 'edges'\nseeds = 2\n[arms.a]\nmethod = 'dpo'\n{experiment}")).finish();
-        edges(&run, &TuningResults { tried, reward_model: BTreeMap::new(), is_share: false })
+        edges(&run, &TuningResults { trials, reward_model: BTreeMap::new(), is_share: false })
     }
 
     #[test]

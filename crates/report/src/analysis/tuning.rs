@@ -213,22 +213,22 @@ mod tests {
     #[test]
     fn failures_of_both_are_no_evidence() {
         let gold = SelectionMetric::Gold;
-        assert!(!tried(&[None, Some(0.5), Some(0.6)]).is_behind(&tried(&[None, Some(0.5), Some(0.6)]), gold));
-        assert!(tried(&[None, Some(0.5), Some(0.6)]).is_behind(&tried(&[None, Some(0.9), Some(1.0)]), gold));
-        assert_eq!(tried(&[Some(f64::NAN), Some(1.0)]).merit(gold), f64::NEG_INFINITY);
+        assert!(!trial(&[None, Some(0.5), Some(0.6)]).is_behind(&trial(&[None, Some(0.5), Some(0.6)]), gold));
+        assert!(trial(&[None, Some(0.5), Some(0.6)]).is_behind(&trial(&[None, Some(0.9), Some(1.0)]), gold));
+        assert_eq!(trial(&[Some(f64::NAN), Some(1.0)]).merit(gold), f64::NEG_INFINITY);
         // of the first seed, at which one did not run, nothing is compared
         let without_first = |score: &[Option<f64>]| {
-            let mut trial = tried(score);
+            let mut trial = trial(score);
             trial.seeds.remove(&0);
             trial
         };
         let lower = [Some(0.5), Some(0.5), Some(0.6)];
-        assert!(without_first(&lower).is_behind(&tried(&[Some(0.5), Some(0.9), Some(1.0)]), gold));
+        assert!(without_first(&lower).is_behind(&trial(&[Some(0.5), Some(0.9), Some(1.0)]), gold));
         assert!(
-            tried(&[Some(9.0), Some(0.5), Some(0.6)]).is_behind(&without_first(&[None, Some(0.9), Some(1.0)]), gold)
+            trial(&[Some(9.0), Some(0.5), Some(0.6)]).is_behind(&without_first(&[None, Some(0.9), Some(1.0)]), gold)
         );
-        assert_eq!([tried(&[Some(3.0), Some(1.0)]).merit(gold), tried(&[]).merit(gold)], [2.0, f64::NEG_INFINITY]);
-        assert_eq!(tried(&[Some(3.0), Some(1.0)]).merit(SelectionMetric::Proxy), -2.0);
+        assert_eq!([trial(&[Some(3.0), Some(1.0)]).merit(gold), trial(&[]).merit(gold)], [2.0, f64::NEG_INFINITY]);
+        assert_eq!(trial(&[Some(3.0), Some(1.0)]).merit(SelectionMetric::Proxy), -2.0);
     }
 
     const EXPERIMENT: &str = "
@@ -270,14 +270,14 @@ mod tests {
         for (optimum, scale) in [(None, 1.0), (Some(0.0), 1.0), (Some(8.0), 4.0)] {
             let tuning = scored(optimum, &training);
             assert_eq!(tuning.is_share, optimum == Some(8.0));
-            let cells: Vec<(&str, &str)> = tuning.tried.iter().map(|t| (t.arm.as_str(), t.label.as_str())).collect();
+            let cells: Vec<(&str, &str)> = tuning.trials.iter().map(|t| (t.arm.as_str(), t.label.as_str())).collect();
             assert_eq!(cells.iter().map(|cell| cell.0).collect::<Vec<_>>(), ["d", "p", "p"]);
             assert_eq!(cells[1..], [("p", "beta=0.1"), ("p", "beta=0.2")]);
-            assert_eq!(tuning.tried[0].seeds, BTreeMap::from([(0, None), (1, None)]), "never trained");
-            for tried in &tuning.tried[1..] {
-                assert_eq!(tried.seeds.len(), 2);
+            assert_eq!(tuning.trials[0].seeds, BTreeMap::from([(0, None), (1, None)]), "never trained");
+            for trial in &tuning.trials[1..] {
+                assert_eq!(trial.seeds.len(), 2);
                 for (seed, base) in [(0, 1.0), (1, 2.0)] {
-                    let score = tried.seeds[&seed].expect("trained");
+                    let score = trial.seeds[&seed].expect("trained");
                     assert!((score.gold - (3.0 + 2.0 / 3.0 - base) / scale).abs() < 1e-12, "{score:?}");
                     assert!((score.proxy - 2.0).abs() < 1e-12 && score.flops == 20.0, "{score:?}");
                 }
@@ -293,7 +293,7 @@ mod tests {
         let experiment = HandMadeRun::new(EXPERIMENT).run().experiment.clone();
         assert_eq!([tuning.spent("p", &experiment), tuning.spent("d", &experiment)], [480.0, 0.0]);
         let score = TrialScore { gold: 0.0, proxy: 0.0, flops: 7.0 };
-        tuning.tried[0].seeds.insert(0, Some(score));
+        tuning.trials[0].seeds.insert(0, Some(score));
         assert_eq!(tuning.spent("d", &experiment), 7.0);
     }
 
@@ -337,7 +337,7 @@ mod tests {
         let tuning = TuningResults::read(folder.path(), &run.experiment, &run.cells).expect("read");
         assert_eq!(tuning.reward_model, BTreeMap::from([(0, 70.0)]));
         let golds: Vec<_> =
-            tuning.tried.iter().map(|t| (t.label.as_str(), t.seeds[&0].map(|score| score.gold))).collect();
+            tuning.trials.iter().map(|t| (t.label.as_str(), t.seeds[&0].map(|score| score.gold))).collect();
         assert_eq!(golds, [("beta=0.1", Some(2.0)), ("beta=0.2", None)]);
         // a tuned run is scored by the search's table, any other by what it compared
         let settings = |beta: f64| BTreeMap::from([("beta".to_string(), toml::Value::Float(beta))]);
@@ -346,7 +346,7 @@ mod tests {
         run.folder = folder.path().into();
         let golds = |run: &Run| {
             let scores: Vec<_> =
-                TuningResults::for_run(run).expect("read").tried.into_iter().flat_map(|tried| tried.seeds).collect();
+                TuningResults::for_run(run).expect("read").trials.into_iter().flat_map(|trial| trial.seeds).collect();
             scores.into_iter().map(|(_, score)| score.map(|score| score.gold)).collect::<Vec<_>>()
         };
         assert_eq!(golds(run), [None; 6]);
