@@ -82,7 +82,7 @@ mod tests {
         let config = TransformerConfig::small(3, 2, 1, 8, 2, false);
         let reader = RunningText::new(ResponseReader::new(&space(3, [0, 2], 1, 1), &device), &config);
         // more than a block of windows 2 1 0, a few of 2 1 1, and two tokens that fill no window
-        let windows = [vec![2, 1, 0].repeat(BLOCK), vec![2, 1, 1].repeat(6), vec![2, 2]].concat();
+        let windows = [[2, 1, 0].repeat(BLOCK), [2, 1, 1].repeat(6), vec![2, 2]].concat();
         let [first, second] = [(0.3 * 0.5), (0.3 * 0.3)].map(|p: f64| -p.ln() / 2.0);
         let expected = (BLOCK as f64 * first + 6.0 * second) / (BLOCK as f64 + 6.0);
         let actual = mean_loss(&reader, &policy, &windows, 2);
