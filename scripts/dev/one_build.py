@@ -79,7 +79,7 @@ class Copy:
         self.tree.mkdir(parents=True)
         archive = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, capture_output=True, check=True).stdout
         subprocess.run(["tar", "-x", "-C", str(self.tree)], input=archive, check=True)
-        for directory, source in ((self.build, ROOT / "target/release"), (self.check, ROOT / "target/check/debug")):
+        for directory, source in ((self.build, ROOT / "target/release"), (self.check, ROOT / "target/debug")):
             if not directory.exists():
                 directory.mkdir(parents=True)
                 if source.exists():

@@ -362,7 +362,7 @@ mod tests {
     #[test]
     fn the_split_has_12_6_6_disjoint_prompts() {
         let world = GrammarWorld::new(0.02, 10);
-        let sizes = [Split::Train, Split::Validation, Split::Test].map(|s| world.prompts(s).len());
+        let sizes = Split::ALL.map(|s| world.prompts(s).len());
         assert_eq!(sizes, [12, 6, 6]);
         let distinct: std::collections::HashSet<_> = world.all_prompts().map(|p| p.ids.clone()).collect();
         assert_eq!(distinct.len(), 24);

@@ -226,7 +226,7 @@ impl RowStats {
 
     /// Counts what is kept of each split, at most `most` rows of training and of each of the others.
     pub(crate) fn count_kept(&mut self, most: [usize; 2]) {
-        for split in [Split::Train, Split::Validation, Split::Test] {
+        for split in Split::ALL {
             let KeptPairs { pairs, unpaired, one_kind } =
                 self.usable[split as usize].kept(most[usize::from(split != Split::Train)]);
             self.kept_by_split[split as usize] = pairs + unpaired;
@@ -256,7 +256,7 @@ impl RowStats {
             return Err(Error::OneKind { wanted, unwanted });
         }
         if !self.has_prompts_alone_everywhere() && self.kept_by_split.contains(&0) {
-            let names = [Split::Train, Split::Validation, Split::Test].map(Split::name);
+            let names = Split::ALL.map(Split::name);
             let counts = names.iter().zip(self.kept_by_split).map(|(name, count)| format!("{count} of {name}"));
             let text = format!("{}, out of {}", counts.collect::<Vec<_>>().join(", "), self.read);
             return Err(Error::FewRows {

@@ -87,7 +87,7 @@ fn check_counts_what_a_run_keeps() {
     let (mut prepared, mut refused, encoder) = (0, 0, encoder());
     for case in 0..300 {
         let mut rng = derive(1, "checked", case, "rows");
-        let splits = [Split::Train, Split::Validation, Split::Test];
+        let splits = Split::ALL;
         let is_split = rng.random::<bool>();
         let files = if is_split { splits.map(Some).to_vec() } else { vec![None] };
         let files: Vec<(Option<Split>, PathBuf)> = files

@@ -20,7 +20,7 @@ const MAX_HOPS: usize = 5;
 const CONNECT: Duration = Duration::from_secs(10);
 const LISTING: Duration = Duration::from_secs(120);
 
-/// The hub as its addresses response.
+/// The hub, by the addresses of its API.
 #[derive(Debug)]
 pub(crate) struct Remote {
     agent: Agent,

@@ -13,7 +13,7 @@ static UPDATE: AtomicU64 = AtomicU64::new(0);
 const PATIENCE: u64 = 64;
 /// Numbers that wait at most, 256 MB: beyond it those go back that have waited longest.
 const MOST: usize = 1 << 26;
-/// Numbers of a model, 1 GB, for which all that wait make room.
+/// Numbers of a model, 1 GB, from which on the free buffers make room for it.
 const MANY: usize = 4 * MOST;
 
 #[derive(Default)]
@@ -53,8 +53,8 @@ pub fn pool_tick() {
     }
 }
 
-/// Gives all free buffers back to the system if `numbers`, of what is made or was made last, are so many that those in
-/// the pool would add much to the peak and clearing their pages again would cost little.
+/// Gives all free buffers back to the system next to a model of so many `numbers` that they would raise the peak of memory, and that
+/// the cost of clearing their pages again is small.
 pub fn pool_make_room(numbers: usize) {
     if numbers >= MANY
         && let Ok(mut free) = FREE.lock()

@@ -10,6 +10,8 @@ const INDEX: &str = "model.safetensors.index.json";
 /// What a directory of an adapter holds.
 pub(crate) const ADAPTER_CONFIG: &str = "adapter_config.json";
 const ADAPTER: [&str; 2] = [ADAPTER_CONFIG, "adapter_model.safetensors"];
+/// What is accepted in place of an adapter.
+const MERGED: &str = "a model: merge the adapter first (peft: `merge_and_unload`)";
 /// How files of weights end that are not read, those first that transformers can turn into safetensors.
 const OTHER_FORMATS: [&str; 9] =
     [".bin", ".bin.index.json", ".h5", ".msgpack", ".pth", ".pt", ".ckpt", ".onnx", ".nemo"];
@@ -73,8 +75,7 @@ pub(crate) fn in_place_of_settings(folder: &Path, settings: PathBuf) -> Error {
         Error::Unsupported { path: folder.into(), key, found, accepted }
     };
     if has_adapter(folder) {
-        let accepted = "a model: merge the adapter first (peft: `merge_and_unload`)".into();
-        return unsupported(format!("nothing, beside an adapter's `{}`", ADAPTER[0]), accepted);
+        return unsupported(format!("nothing, beside an adapter's `{}`", ADAPTER[0]), MERGED.into());
     }
     match names(folder).into_iter().find(|name| name.ends_with(".gguf")) {
         Some(file) => unsupported(format!("nothing, beside `{file}`"), format!("one, or the path of `{file}` itself")),
@@ -98,10 +99,7 @@ fn in_place_of_weights(folder: &Path, weights: PathBuf) -> Error {
     }
     // 2. An adapter, or a format that is not read.
     if has_adapter(folder) {
-        return unsupported(
-            format!("those of an adapter, `{}`", ADAPTER[1]),
-            "a model: merge the adapter first (peft: `merge_and_unload`)",
-        );
+        return unsupported(format!("those of an adapter, `{}`", ADAPTER[1]), MERGED);
     }
     let other = OTHER_FORMATS
         .iter()

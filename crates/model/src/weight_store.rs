@@ -103,7 +103,7 @@ impl WeightStore {
     /// A tensor as f32; `None` where there is no such tensor.
     ///
     /// # Errors
-    /// A file that was changed since it was opened; numbers that are infinite or none.
+    /// A file that was changed since it was opened; a number that is infinite or NaN.
     pub fn get(&self, name: &str) -> Result<Option<HostTensor>> {
         let Some(TensorEntry { file, shape, kind, range }) = self.entries.get(name) else { return Ok(None) };
         let file = &self.files[*file];

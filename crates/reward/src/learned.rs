@@ -233,6 +233,15 @@ mod tests {
         ResponseReader::new(GrammarWorld::new(0.02, 1).space(), &Device::flex())
     }
 
+    /// A network of width 8 with this head.
+    fn network(head: [f32; 8]) -> ScalarModel {
+        let (world, device) = (GrammarWorld::new(0.02, 1), Device::flex());
+        let space = world.space();
+        let config = TransformerConfig::small(space.vocabulary, space.context(), 1, 8, 2, true);
+        let body = Policy::new(&config, &mut seeds::derive(0, "test", 0, "init"), &device);
+        ScalarModel::with_head(body, head.to_vec(), &device)
+    }
+
     fn near(actual: &[f64], expected: &[f64]) {
         assert_eq!(actual.len(), expected.len());
         assert!(actual.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-9), "{actual:?}, expected {expected:?}");
@@ -275,13 +284,9 @@ mod tests {
     /// A critic that starts from the reward gives the score that the arm maximizes.
     #[test]
     fn a_value_model_gives_the_scaled_score() -> Result<()> {
-        let (world, device) = (GrammarWorld::new(0.02, 1), Device::flex());
-        let space = world.space();
-        let config = TransformerConfig::small(space.vocabulary, space.context(), 1, 8, 2, true);
-        let body = Policy::new(&config, &mut seeds::derive(0, "test", 0, "init"), &device);
-        let model = ScalarModel::with_head(body, vec![0.5, -1.0, 0.3, 0.2, -0.7, 0.4, 0.9, -0.1], &device);
-        let network = |model: &ScalarModel| RewardNetwork::Network(model.clone());
-        let judges = vec![(network(&model), 0.3), (network(&model), 0.3)];
+        let model = network([0.5, -1.0, 0.3, 0.2, -0.7, 0.4, 0.9, -0.1]);
+        let judge = || (RewardNetwork::Network(model.clone()), 0.3);
+        let judges = vec![judge(), judge()];
         let reward = LearnedReward::new(judges, EnsembleScore::Mean, reader(), 0.5, 2.0);
         let batch = samples([0, 1, 2, 3]);
         let raw: Vec<f64> = reward.reader.scores(&model, &batch).into_iter().map(f64::from).collect();
@@ -297,11 +302,7 @@ mod tests {
 
     #[test]
     fn a_model_judge_is_opened_once_and_gives_raw_scores() -> Result<()> {
-        let (world, device) = (GrammarWorld::new(0.02, 1), Device::flex());
-        let space = world.space();
-        let config = TransformerConfig::small(space.vocabulary, space.context(), 1, 8, 2, true);
-        let body = Policy::new(&config, &mut seeds::derive(0, "test", 0, "init"), &device);
-        let model = ScalarModel::with_head(body, vec![0.5; 8], &device);
+        let model = network([0.5; 8]);
         let opened = Arc::new(Mutex::new(0));
         let (shared, count) = (model.clone(), opened.clone());
         let judge = ModelJudge::new(move || {

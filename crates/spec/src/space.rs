@@ -12,6 +12,9 @@ pub enum Split {
 }
 
 impl Split {
+    /// Every split, in the order of the enum.
+    pub const ALL: [Self; 3] = [Self::Train, Self::Validation, Self::Test];
+
     /// As written in files.
     pub fn name(self) -> &'static str {
         match self {

@@ -31,14 +31,32 @@ const ROWS_PER_BYTE: i64 = 4096;
 const ITEMS_PER_BYTE: i64 = 8;
 /// Nesting of structures, in a page's header and in a row.
 const MAX_DEPTH: usize = 32;
-/// The largest compression ratio of LZ4, and the first four bytes of what its frames begin with, in order: the frame of old files, that of
-/// today, and frames that are skipped.
+/// The largest compression ratio of LZ4.
 const LZ4_RATIO: i64 = 255;
+/// The first four bytes of LZ4's frames: the legacy frame, the frame of today, and frames that are skipped.
 const LZ4_FRAMES: [RangeInclusive<u32>; 3] =
     [0x184c_2102..=0x184c_2102, 0x184d_2204..=0x184d_2204, 0x184d_2a50..=0x184d_2a5f];
 
 pub(crate) fn malformed<T>(problem: String) -> Result<T> {
     Err(ParquetError::General(problem))
+}
+
+/// Reads a number in seven bits per byte, from the lowest on, as Thrift and Parquet's delta encoding have it; `byte` gives the next.
+pub(crate) fn varint(mut byte: impl FnMut() -> Result<u8>) -> Result<u64> {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        let byte = byte()?;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte < 0x80 {
+            return Ok(value);
+        }
+    }
+    malformed("a number of more than 64 bits".into())
+}
+
+/// The signed number whose sign is the lowest bit.
+pub(crate) fn zigzag(bits: u64) -> i64 {
+    (bits >> 1) as i64 ^ -((bits & 1) as i64)
 }
 
 /// Checks every declared count and size against the file's length.
@@ -217,21 +235,12 @@ impl<R: Read> ThriftHeader<R> {
 
     /// A varint: seven bits per byte.
     fn varint(&mut self) -> Result<u64> {
-        let mut value = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Ok(value);
-            }
-        }
-        malformed("a number of more than 64 bits".into())
+        varint(|| self.byte())
     }
 
     /// A zigzag-encoded number.
     fn zigzag(&mut self) -> Result<i64> {
-        let bits = self.varint()?;
-        Ok((bits >> 1) as i64 ^ -((bits & 1) as i64))
+        Ok(zigzag(self.varint()?))
     }
 
     fn structure(&mut self, depth: usize) -> Result<Vec<(i64, ThriftItem)>> {

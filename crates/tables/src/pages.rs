@@ -2,7 +2,7 @@
 //! allocates memory, and with what a text has in common with the one before it, a page expands to more than its own bytes.
 
 use crate::Error;
-use crate::limits::{MAX_PAGE, check_sizes, guarded, malformed};
+use crate::limits::{MAX_PAGE, check_sizes, guarded, malformed, varint, zigzag};
 use parquet::basic::Encoding;
 use parquet::bloom_filter::Sbbf;
 use parquet::column::page::{Page, PageMetadata, PageReader};
@@ -175,20 +175,11 @@ impl DeltaReader<'_> {
     }
 
     fn varint(&mut self) -> Result<u64> {
-        let mut value = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Ok(value);
-            }
-        }
-        malformed("a number of more than 64 bits".into())
+        varint(|| self.byte())
     }
 
     fn zigzag(&mut self) -> Result<i64> {
-        let bits = self.varint()?;
-        let number = (bits >> 1) as i64 ^ -((bits & 1) as i64);
+        let number = zigzag(self.varint()?);
         match i32::try_from(number) {
             Ok(_) => Ok(number),
             Err(_) => malformed(format!("a length, or a difference of two, of {number}")),

@@ -151,7 +151,7 @@ pub fn eos_counts_and_pad_does_not(step: u64, reader: &ResponseReader, batch: &R
 /// No prompt is in two splits.
 pub fn splits_are_disjoint(world: &dyn World) -> Result<()> {
     let mut seen = HashSet::new();
-    for split in [Split::Train, Split::Validation, Split::Test] {
+    for split in Split::ALL {
         let prompts: HashSet<&Vec<u32>> = world.prompts(split).iter().map(|p| &p.ids).collect();
         if let Some(prompt) = prompts.intersection(&seen).next() {
             let what = format!("a prompt of the {} split", split.name());

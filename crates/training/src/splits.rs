@@ -13,7 +13,7 @@ pub struct Splits(HashMap<u64, Split>);
 impl Splits {
     /// The splits of a world's prompts.
     pub fn of(world: &dyn World) -> Self {
-        let all = [Split::Train, Split::Validation, Split::Test].into_iter().flat_map(|split| world.prompts(split));
+        let all = Split::ALL.into_iter().flat_map(|split| world.prompts(split));
         Self(all.map(|prompt| (prompt_hash(&prompt.ids), prompt.split)).collect())
     }
 
@@ -51,9 +51,9 @@ mod tests {
         let hashes = |split| world.prompts(split).iter().map(|prompt| prompt_hash(&prompt.ids)).collect::<Vec<_>>();
         let check =
             |split, prompts: Vec<u64>| splits.check_split("trains_on_train_prompts", 3, split, prompts.into_iter());
-        for split in [Split::Train, Split::Validation, Split::Test] {
+        for split in Split::ALL {
             assert!(check(split, hashes(split)).is_ok());
-            for other in [Split::Train, Split::Validation, Split::Test].into_iter().filter(|other| *other != split) {
+            for other in Split::ALL.into_iter().filter(|other| *other != split) {
                 match check(split, hashes(other)) {
                     Err(Error::Invariant { name: "trains_on_train_prompts", step: 3, actual, expected, .. }) => {
                         assert_eq!([actual.as_str(), expected.as_str()], [other.name(), split.name()]);

@@ -162,7 +162,7 @@ fn a_prompt_in_two_splits_is_reported() {
         OneMorePrompt { grammar, split, prompts }
     };
     let prompts = |split| GrammarWorld::new(0.02, 1).prompts(split).to_vec();
-    let all = [Split::Train, Split::Validation, Split::Test];
+    let all = Split::ALL;
     for split in all {
         splits_are_disjoint(&world(split, vec![1, 99])).unwrap();
         for other in all.into_iter().filter(|other| *other != split) {

@@ -15,8 +15,6 @@ use std::path::Path;
 pub(super) const ROWS: &str = "rows.jsonl";
 pub(super) const PROMPTS: &str = "prompts.json";
 
-const SPLITS: [Split; 3] = [Split::Train, Split::Validation, Split::Test];
-
 /// Reads the files row by row and writes the encoded rows and prompts to the folder `to`. Where there are more rows than needed,
 /// those with the smallest hashes are kept, whatever their order in the file.
 ///
@@ -107,7 +105,7 @@ impl<'a> RowCollector<'a> {
 
     /// Pairs the single completions, and writes the world.
     fn write(mut self, to: &Path) -> Result<()> {
-        SPLITS.into_iter().for_each(|split| self.pair_single(split));
+        Split::ALL.into_iter().for_each(|split| self.pair_single(split));
         if self.source.conversations {
             self.drop_conversations();
             self.conversations.write(to)?;

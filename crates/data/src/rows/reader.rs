@@ -151,8 +151,6 @@ fn count_use(stats: &mut RowStats, row: &DecidedRow) {
     }
 }
 
-const SPLITS: [Split; 3] = [Split::Train, Split::Validation, Split::Test];
-
 /// The first row with a prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct PromptOrigin {
@@ -168,7 +166,11 @@ impl PromptOrigin {
     }
 
     fn from_bits(bits: u64) -> Self {
-        Self { line: bits as u32, file: (bits >> 32) as u16, split: SPLITS[(bits >> 48) as usize % SPLITS.len()] }
+        Self {
+            line: bits as u32,
+            file: (bits >> 32) as u16,
+            split: Split::ALL[(bits >> 48) as usize % Split::ALL.len()],
+        }
     }
 }
 
@@ -383,7 +385,7 @@ mod tests {
 
     #[test]
     fn an_origin_is_what_its_bits_say() {
-        for split in SPLITS {
+        for split in Split::ALL {
             let origin = PromptOrigin { line: 4_000_000_007, file: u16::MAX, split };
             assert_eq!(PromptOrigin::from_bits(origin.to_bits()), origin);
         }

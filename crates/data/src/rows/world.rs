@@ -45,7 +45,7 @@ impl RowsWorld {
         let prompts: [Vec<Vec<u32>>; 3] = serde_json::from_slice(&read(PROMPTS)?).map_err(|e| damaged(PROMPTS, e))?;
         let mut splits = [vec![], vec![], vec![]];
         let mut index = 0;
-        for (split, prompts) in [Split::Train, Split::Validation, Split::Test].into_iter().zip(prompts) {
+        for (split, prompts) in Split::ALL.into_iter().zip(prompts) {
             for ids in prompts {
                 let text = encoder.tokenizer().decode(&ids)?;
                 splits[split as usize].push(Prompt { index, split, ids, text });

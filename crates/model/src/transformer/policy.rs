@@ -130,7 +130,7 @@ impl Policy {
         }
         let (first, context) = (blocks.first()?, self.body.context());
         let numbers = self.body.matrices() + tokens.weight.shape().num_elements();
-        duel_kernels::pool_make_room(numbers); // by what training left
+        duel_kernels::pool_make_room(numbers); // training leaves buffers
         let positions = match positions {
             Positions::Learned(LearnedPositions { weight, offset }) => host(weight.val().narrow(0, *offset, context)),
             Positions::Rotary(_) => vec![],
@@ -164,7 +164,7 @@ impl Policy {
         for (block, positions) in blocks.iter().zip(self.body.layer_positions(context)) {
             block.pack(&mut decoder, &positions)?;
         }
-        duel_kernels::pool_make_room(numbers); // by what packing left
+        duel_kernels::pool_make_room(numbers); // and so does packing
         Some(decoder)
     }
 

@@ -132,18 +132,15 @@ mod tests {
         assert_eq!(chances(&apart, &at(2.0 * TIE)), [0.0, 0.75]);
     }
 
+    /// Responses of two tokens to these prompts, each with its gold.
+    fn outcomes(golds: &[(u32, f64)]) -> Outcomes {
+        let row = |&(prompt, gold_reward): &(u32, f64)| OutcomeRow { prompt, gold_reward, tokens: 2, share: 1.0 };
+        Outcomes { arm: "a".into(), point: "p".into(), seed: 0, all: golds.iter().map(row).collect() }
+    }
+
     /// A policy without weight is not there, nor is gold that was not measured.
     #[test]
     fn a_mixture_has_the_responses_with_a_probability_and_a_gold() {
-        let outcomes = |golds: &[(u32, f64)]| Outcomes {
-            arm: "a".into(),
-            point: "p".into(),
-            seed: 0,
-            all: golds
-                .iter()
-                .map(|&(prompt, gold_reward)| OutcomeRow { prompt, gold_reward, tokens: 2, share: 1.0 })
-                .collect(),
-        };
         let (one, other) = (outcomes(&[(0, 3.0), (1, f64::NAN)]), outcomes(&[(0, 1.0), (1, 2.0)]));
         assert_eq!(mixture(&[(&one, 1.0), (&other, 0.0)]), [vec![(3.0, 2, 1.0)], vec![]]);
         assert_eq!(mixture(&[(&one, 0.5), (&other, 0.5)]), [vec![(1.0, 2, 0.5), (3.0, 2, 0.5)], vec![(2.0, 2, 0.5)]]);
@@ -165,15 +162,6 @@ mod tests {
 
     #[test]
     fn a_mixture_averages_its_policies() {
-        let outcomes = |golds: &[(u32, f64)]| Outcomes {
-            arm: "a".into(),
-            point: "p".into(),
-            seed: 0,
-            all: golds
-                .iter()
-                .map(|&(prompt, gold_reward)| OutcomeRow { prompt, gold_reward, tokens: 2, share: 1.0 })
-                .collect(),
-        };
         let (low, high) = (outcomes(&[(0, 0.0), (1, 0.0)]), outcomes(&[(0, 2.0), (1, 1.0)]));
         let distributions = mixture(&[(&low, 0.25), (&high, 0.75)]);
         assert_eq!(distributions, [vec![(0.0, 2, 0.25), (2.0, 2, 0.75)], vec![(0.0, 2, 0.25), (1.0, 2, 0.75)]]);

@@ -115,8 +115,5 @@ fn positive(text: &str) -> std::result::Result<f64, String> {
 }
 
 fn split(text: &str) -> std::result::Result<Split, String> {
-    [Split::Train, Split::Validation, Split::Test]
-        .into_iter()
-        .find(|split| split.name() == text)
-        .ok_or_else(|| "expected train, validation or test".into())
+    Split::ALL.into_iter().find(|split| split.name() == text).ok_or_else(|| "expected train, validation or test".into())
 }

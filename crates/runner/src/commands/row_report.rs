@@ -91,9 +91,8 @@ fn use_of_rows(report: &DataReport, source: &RowSource) -> Vec<String> {
             "{wanted} wanted and {unwanted} unwanted completions can be used, with loss = \"kto\" or \"aot_unpaired\""
         ));
     }
-    let splits = [Split::Train, Split::Validation, Split::Test];
     let counts =
-        splits.iter().zip(stats.kept_by_split).map(|(split, n)| format!("{} {}", with_commas(n), split.name()));
+        Split::ALL.iter().zip(stats.kept_by_split).map(|(split, n)| format!("{} {}", with_commas(n), split.name()));
     let how = match source.files.first() {
         Some((None, _)) => format!(", by holdout = {}", source.holdout),
         _ => String::new(),

@@ -115,7 +115,7 @@ mod tests {
         let world = GrammarWorld::new(0.02, 1);
         let count = duel_training::probes::probe_rows(world.space());
         let row = |i: u32| {
-            let split = [Split::Train, Split::Validation, Split::Test][i as usize % 3];
+            let split = Split::ALL[i as usize % 3];
             PreferenceRow::new(split, vec![i], vec![1000 + i], vec![2000 + i])
         };
         let rows: Vec<PreferenceRow> = (0..3 * count as u32 + 30).map(row).collect();
