@@ -105,6 +105,30 @@ impl DerefMut for PooledBuffer {
     }
 }
 
+/// The same for pairs of 16-bit numbers.
+#[derive(Debug)]
+pub struct PairBuffer(PooledBuffer);
+
+impl PairBuffer {
+    /// A buffer of some length.
+    pub fn new(length: usize) -> Self {
+        Self(PooledBuffer::new(length))
+    }
+}
+
+impl Deref for PairBuffer {
+    type Target = [u32];
+    fn deref(&self) -> &[u32] {
+        bytemuck::cast_slice(&self.0)
+    }
+}
+
+impl DerefMut for PairBuffer {
+    fn deref_mut(&mut self) -> &mut [u32] {
+        bytemuck::cast_slice_mut(&mut self.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,10 +2,10 @@
 //! what a row generates does not depend on which rows are read beside it.
 
 use crate::block::{BlockOptions, BlockShape, BlockWeights, RopeTables};
-use crate::matrix::Matrix;
+use crate::frozen::FrozenMatrix;
+use crate::linear_matrix::LinearMatrix;
 use crate::norm::NormWeights;
 use crate::packed_block::{DecoderLinear, DecoderNorm, PackedBlock};
-use crate::product::Packed;
 use crate::rows;
 use crate::simd::{exp, max_of, simd_dispatch};
 use rayon::prelude::*;
@@ -24,8 +24,8 @@ pub struct DecoderParts<'a> {
     /// `F`
     pub inner: usize,
     pub epsilon: f32,
-    /// `[V, D]`
-    pub tokens: &'a [f32],
+    /// `[D, V]`, where it is f32 turned.
+    pub tokens: LinearMatrix<'a>,
     /// The token embedding is multiplied by this.
     pub embedding_multiplier: f32,
     /// A table that is added to the embedding, `[context, D]`; empty where there is none.
@@ -38,7 +38,7 @@ pub struct DecoderParts<'a> {
 #[derive(Debug, Clone, Copy)]
 pub struct DecoderHead<'a> {
     /// `[D, V]`; `None` where it is the embedding.
-    pub weight: Option<&'a [f32]>,
+    pub matrix: Option<LinearMatrix<'a>>,
     /// `[V]`; empty where there is none.
     pub bias: &'a [f32],
     /// Logits are multiplied by this.
@@ -49,8 +49,19 @@ pub struct DecoderHead<'a> {
 
 impl Default for DecoderHead<'_> {
     fn default() -> Self {
-        Self { weight: None, bias: &[], multiplier: 1.0, soft_cap: None }
+        Self { matrix: None, bias: &[], multiplier: 1.0, soft_cap: None }
     }
+}
+
+/// Where a decoder reads the embedding of a token.
+#[derive(Debug, Clone)]
+enum DecoderTokens {
+    /// In the head.
+    Head,
+    /// `[V, D]`
+    Rows(Vec<f32>),
+    /// `[D, V]`
+    Frozen(Arc<FrozenMatrix>),
 }
 
 /// A model ready to decode.
@@ -62,8 +73,7 @@ pub struct Decoder {
     head_width: usize,
     inner: usize,
     epsilon: f32,
-    /// `[V, D]`; empty where the head is the embedding, which then is read there.
-    tokens: Vec<f32>,
+    tokens: DecoderTokens,
     embedding_multiplier: f32,
     positions: Vec<f32>,
     blocks: Vec<PackedBlock>,
@@ -85,11 +95,14 @@ impl Decoder {
     pub fn new(parts: DecoderParts<'_>) -> Self {
         let d = parts.width;
         let vocabulary = parts.tokens.len() / d;
-        let DecoderHead { weight, bias, multiplier, soft_cap } = parts.head;
-        let (weight, tokens) = match weight {
-            Some(head) => (Packed::new(Matrix::rows(head, vocabulary), d, vocabulary), parts.tokens.to_vec()),
-            None => (Packed::new(Matrix::rows(parts.tokens, d).t(), d, vocabulary), vec![]),
+        let DecoderHead { matrix, bias, multiplier, soft_cap } = parts.head;
+        let tokens = match (matrix, parts.tokens) {
+            (None, _) => DecoderTokens::Head,
+            (_, LinearMatrix::F32 { values, .. }) => DecoderTokens::Rows(values.to_vec()),
+            (_, LinearMatrix::Frozen(matrix)) => DecoderTokens::Frozen(matrix.clone()),
         };
+        let matrix = matrix.unwrap_or(parts.tokens).packed([d, vocabulary]);
+        let head = DecoderLinear::new(matrix, vocabulary, (!bias.is_empty()).then(|| bias.to_vec()));
         Self {
             width: d,
             heads: parts.heads,
@@ -102,7 +115,7 @@ impl Decoder {
             positions: parts.positions,
             blocks: vec![],
             norm: DecoderNorm::new(parts.norm),
-            head: DecoderLinear { weight, bias: (!bias.is_empty()).then(|| bias.to_vec()) },
+            head,
             logit_multiplier: multiplier,
             logit_soft_cap: soft_cap,
         }
@@ -119,34 +132,35 @@ impl Decoder {
         self.blocks.push(PackedBlock::new(self.shape(options), weights, rope));
     }
 
-    /// How many of so many sequences of at most `capacity` columns each of `threads` threads takes at once: all of them where the
-    /// weights are so large that threads had better share each matrix, and no more than `CACHE` bytes hold.
-    pub fn batch_per_thread(&self, sequences: usize, capacity: usize, threads: usize) -> usize {
+    /// How many of so many sequences, of at most `capacity` columns, each of `threads` threads takes, and how many places it reads
+    /// them in. One takes all where the weights are so large that threads had better share each matrix; there are no more places
+    /// than `CACHE` bytes hold.
+    pub fn sequences_and_places(&self, sequences: usize, capacity: usize, threads: usize) -> [usize; 2] {
         let share = sequences.div_ceil(threads.max(1)).max(1);
-        let all = if self.is_large() && share < FEW_ROWS { sequences.max(1) } else { share };
-        let row = 2 * self.blocks.len() * capacity * self.key_value_heads * self.head_width * size_of::<f32>();
-        let most = (CACHE / row.max(1)).clamp(1, all);
-        sequences.max(1).div_ceil(sequences.max(1).div_ceil(most))
+        let share = if self.is_large() && share < FEW_ROWS { sequences.max(1) } else { share };
+        let place = 2 * self.blocks.len() * capacity * self.key_value_heads * self.head_width * size_of::<f32>();
+        [share, (CACHE / place.max(1)).clamp(1, share)]
     }
 
     fn is_large(&self) -> bool {
-        let of = |affine: &DecoderLinear| affine.weight.inputs() * affine.weight.outputs;
-        let block = self.blocks.first().map_or(0, |b| of(&b.qkv) + of(&b.out) + of(&b.up) + of(&b.down));
+        let linears = |b: &PackedBlock| [&b.qkv, &b.out, &b.up, &b.down].map(DecoderLinear::numbers).iter().sum();
+        let block: usize = self.blocks.first().map_or(0, linears);
         block * self.blocks.len() >= LARGE
     }
 
-    /// Starts some sequences, padded on the left by `padding` columns each, of at most `capacity` columns.
-    pub fn start(&self, padding: Vec<usize>, capacity: usize) -> Decoding<'_> {
-        let size = padding.len() * capacity * self.key_value_heads * self.head_width;
+    /// Starts with so many empty places, each for a sequence of at most `capacity` columns.
+    pub fn start(&self, places: usize, capacity: usize) -> Decoding<'_> {
+        let size = places * capacity * self.key_value_heads * self.head_width;
         let empty = || self.blocks.iter().map(|_| vec![0f32; size]).collect();
-        let split = self.is_large() && padding.len() < 2 * FEW_ROWS;
-        Decoding { decoder: self, capacity, columns: 0, keys: empty(), values: empty(), padding, split }
+        let split = self.is_large() && places < 2 * FEW_ROWS;
+        Decoding { decoder: self, capacity, columns: vec![0; places], keys: empty(), values: empty(), split }
     }
 
     /// Logits `[B, V]` of normed states `[B, D]`.
     fn logits(&self, normed: &[f32], split: bool) -> Vec<f32> {
-        let mut logits = vec![0f32; normed.len() / self.width * self.head.weight.outputs];
-        self.head.write(normed, &mut logits, split);
+        let n = normed.len() / self.width;
+        let mut logits = vec![0f32; n * self.head.outputs];
+        self.head.write(n, normed, &mut logits, split);
         if self.logit_multiplier != 1.0 {
             logits.iter_mut().for_each(|logit| *logit *= self.logit_multiplier);
         }
@@ -158,51 +172,69 @@ impl Decoder {
 
     /// Adds the embedding of a token to `x`.
     fn embed(&self, token: usize, x: &mut [f32]) {
-        if self.tokens.is_empty() {
-            x.iter_mut().zip(self.head.weight.column(token)).for_each(|(x, t)| *x += self.embedding_multiplier * t);
-        } else {
-            let row = &self.tokens[token * self.width..];
-            x.iter_mut().zip(row).for_each(|(x, t)| *x += self.embedding_multiplier * t);
+        let factor = self.embedding_multiplier;
+        match &self.tokens {
+            DecoderTokens::Head => self.head.add_column(token, factor, x),
+            DecoderTokens::Rows(rows) => {
+                x.iter_mut().zip(&rows[token * self.width..]).for_each(|(x, t)| *x += factor * t);
+            }
+            DecoderTokens::Frozen(matrix) => matrix.add_column(token, factor, x),
         }
     }
 }
 
-/// Sequences being decoded, with their keys and values.
+/// Places of sequences being decoded, with their keys and values.
 #[derive(Debug, Clone)]
 pub struct Decoding<'a> {
     decoder: &'a Decoder,
     capacity: usize,
-    /// Columns read.
-    columns: usize,
-    padding: Vec<usize>,
-    /// For each block, `[B, G, E, capacity]`.
+    /// Columns read, for each place.
+    columns: Vec<usize>,
+    /// For each block, `[places, G, E, capacity]`.
     keys: Vec<Vec<f32>>,
-    /// For each block, `[B, capacity, G·E]`.
+    /// For each block, `[places, capacity, G·E]`.
     values: Vec<Vec<f32>>,
     /// Whether threads share each product.
     split: bool,
 }
 
+/// What the sequence in a place reads next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NextTokens {
+    pub place: usize,
+    pub ids: Vec<i32>,
+}
+
+/// Where a new token is.
+#[derive(Debug, Clone, Copy)]
+struct TokenPosition {
+    place: usize,
+    column: usize,
+}
+
 impl Decoding<'_> {
-    /// Reads the next columns of every sequence, ids `[B, l]`; returns the logits after the last, `[B, V]`.
+    /// Reads the next tokens in some places, one or more in each; returns the logits after the last of each, `[places, V]`.
     ///
     /// # Panics
-    /// If the sequences grow past their capacity.
-    pub fn forward(&mut self, ids: &[i32]) -> Vec<f32> {
+    /// If a sequence grows past its capacity.
+    pub fn forward(&mut self, next: &[NextTokens]) -> Vec<f32> {
         let model = self.decoder;
         let (d, epsilon, split) = (model.width, model.epsilon, self.split);
-        let (sequences, start) = (self.padding.len(), self.columns);
-        let l = ids.len() / sequences.max(1);
-        assert!(start + l <= self.capacity, "the sequences grow past their capacity");
 
         // 1. Tokens, and positions where they are added.
-        let n = sequences * l;
-        let mut x = vec![0f32; n * d]; // [B, l, D]
-        for (index, x) in x.chunks_exact_mut(d).enumerate() {
+        let mut at = vec![];
+        for NextTokens { place, ids } in next {
+            let start = self.columns[*place];
+            assert!(start + ids.len() <= self.capacity, "a sequence grows past its capacity");
+            at.extend((start..start + ids.len()).map(|column| TokenPosition { place: *place, column }));
+        }
+        let n = at.len();
+        let mut x = vec![0f32; n * d]; // [N, D]
+        for ((x, at), id) in x.chunks_exact_mut(d).zip(&at).zip(next.iter().flat_map(|next| &next.ids)) {
             if !model.positions.is_empty() {
-                x.copy_from_slice(&model.positions[self.position(index, l) * d..][..d]);
+                x.copy_from_slice(&model.positions[at.column * d..][..d]);
             }
-            model.embed(ids[index] as usize, x);
+            model.embed(*id as usize, x);
         }
 
         // 2. Block by block.
@@ -218,10 +250,10 @@ impl Decoding<'_> {
         let (mut added, mut branch) = (vec![], vec![]);
         for (layer, block) in model.blocks.iter().enumerate() {
             block.norms[0].apply(&x, epsilon, &mut normed, &mut statistics);
-            block.qkv.write(&normed, &mut qkv, split);
-            self.norm_and_rotate(block, &mut qkv, l);
-            self.append_kv(layer, &qkv, l);
-            self.attention(layer, &qkv, l, &mut mixed);
+            block.qkv.write(n, &normed, &mut qkv, split);
+            self.norm_and_rotate(block, &mut qkv, &at);
+            self.append_kv(layer, &qkv, &at);
+            self.attention(layer, &qkv, &at, &mut mixed);
             if block.options.parallel {
                 block.norms[1].apply(&x, epsilon, &mut normed, &mut statistics);
             }
@@ -229,43 +261,39 @@ impl Decoding<'_> {
             if !block.options.parallel {
                 block.norms[1].apply(&x, epsilon, &mut normed, &mut statistics);
             }
-            block.up.write(&normed, &mut up, split);
+            block.up.write(n, &normed, &mut up, split);
             model.shape(block.options).activate(&up, &mut activated);
             block.add_normed(1, &activated, &mut x, [&mut added, &mut branch, &mut statistics], epsilon, split);
         }
-        self.columns += l;
+        next.iter().for_each(|next| self.columns[next.place] += next.ids.len());
 
-        // 3. The last column's logits.
-        let last: Vec<f32> = x.chunks_exact(l * d).flat_map(|row| row[(l - 1) * d..].iter().copied()).collect(); // [B, D]
-        let mut normed = vec![0f32; sequences * d];
-        model.norm.apply(&last, epsilon, &mut normed, &mut statistics[..2 * sequences]);
+        // 3. The last tokens' logits.
+        let ends = next.iter().scan(0, |end, next| {
+            *end += next.ids.len();
+            Some(*end)
+        });
+        let last: Vec<f32> = ends.flat_map(|end| x[(end - 1) * d..end * d].iter().copied()).collect(); // [places, D]
+        let mut normed = vec![0f32; last.len()];
+        model.norm.apply(&last, epsilon, &mut normed, &mut statistics[..2 * next.len()]);
         model.logits(&normed, split)
     }
 
-    /// Takes some of the sequences in place of all, in any order; one may be taken several times.
-    pub fn select_rows(&mut self, rows: &[usize]) {
+    /// The sequence of one place goes on in another too.
+    pub fn copy(&mut self, from: usize, to: usize) {
         let size = self.capacity * self.decoder.key_value_heads * self.decoder.head_width;
-        let rising = rows.windows(2).all(|pair| pair[0] < pair[1]);
         for cache in self.keys.iter_mut().chain(&mut self.values) {
-            if rising {
-                for (to, &from) in rows.iter().enumerate() {
-                    cache.copy_within(from * size..(from + 1) * size, to * size);
-                }
-                cache.truncate(rows.len() * size);
-            } else {
-                *cache = rows.iter().flat_map(|&from| cache[from * size..][..size].iter().copied()).collect();
-            }
+            cache.copy_within(from * size..(from + 1) * size, to * size);
         }
-        self.padding = rows.iter().map(|&row| self.padding[row]).collect();
+        self.columns[to] = self.columns[from];
     }
 
-    /// The position of a new column: the padding before a sequence does not count.
-    fn position(&self, index: usize, l: usize) -> usize {
-        (self.columns + index % l).saturating_sub(self.padding[index / l])
+    /// Empties a place for another sequence.
+    pub fn clear(&mut self, place: usize) {
+        self.columns[place] = 0;
     }
 
     /// Norms and rotates queries and keys of the new columns.
-    fn norm_and_rotate(&self, block: &PackedBlock, qkv: &mut [f32], l: usize) {
+    fn norm_and_rotate(&self, block: &PackedBlock, qkv: &mut [f32], at: &[TokenPosition]) {
         let Decoder { heads, key_value_heads, head_width: e, epsilon, .. } = *self.decoder;
         let (q, kv) = (heads * e, key_value_heads * e);
         for (which, from, width) in [(4, 0, q), (5, q, kv)] {
@@ -281,43 +309,37 @@ impl Decoding<'_> {
             }
         }
         if let Some(rope) = &block.rope {
-            for (index, row) in qkv.chunks_exact_mut(q + 2 * kv).enumerate() {
-                let [cos, sin] = rope.at(self.position(index, l));
+            for (row, at) in qkv.chunks_exact_mut(q + 2 * kv).zip(at) {
+                let [cos, sin] = rope.at(at.column);
                 rows::rotate(&mut row[..q + kv], e, cos, sin, 1.0);
             }
         }
     }
 
     /// Puts the new columns' keys and values into the cache.
-    fn append_kv(&mut self, layer: usize, qkv: &[f32], l: usize) {
-        let (capacity, start) = (self.capacity, self.columns);
+    fn append_kv(&mut self, layer: usize, qkv: &[f32], at: &[TokenPosition]) {
+        let capacity = self.capacity;
         let Decoder { heads, key_value_heads, head_width, .. } = *self.decoder;
         let (q, kv) = (heads * head_width, key_value_heads * head_width);
         let (keys, values) = (&mut self.keys[layer], &mut self.values[layer]);
-        for (index, row) in qkv.chunks_exact(q + 2 * kv).enumerate() {
-            let (sequence, column) = (index / l, start + index % l);
-            let keys = &mut keys[sequence * capacity * kv..][..capacity * kv];
+        for (row, &TokenPosition { place, column }) in qkv.chunks_exact(q + 2 * kv).zip(at) {
+            let keys = &mut keys[place * capacity * kv..][..capacity * kv];
             keys[column..].iter_mut().step_by(capacity).zip(&row[q..q + kv]).for_each(|(key, x)| *key = *x);
-            values[(sequence * capacity + column) * kv..][..kv].copy_from_slice(&row[q + kv..]);
+            values[(place * capacity + column) * kv..][..kv].copy_from_slice(&row[q + kv..]);
         }
     }
 
-    /// What each new column mixes from the columns up to itself, `[B, l, H·E]`.
-    fn attention(&self, layer: usize, qkv: &[f32], l: usize, mixed: &mut [f32]) {
+    /// What each new token mixes from the columns up to itself, `[N, H·E]`.
+    fn attention(&self, layer: usize, qkv: &[f32], at: &[TokenPosition], mixed: &mut [f32]) {
         let capacity = self.capacity;
         let Decoder { heads, key_value_heads, head_width: e, .. } = *self.decoder;
         let (q, kv) = (heads * e, key_value_heads * e);
         let one = |weights: &mut Vec<f32>, (index, mixed): (usize, &mut [f32])| {
-            let (sequence, column) = (index / l, self.columns + index % l);
-            let padding = self.padding[sequence];
-            if column < padding {
-                mixed.fill(0.0); // not attended to
-                return;
-            }
-            let keys = &self.keys[layer][sequence * capacity * kv..][..capacity * kv];
-            let values = &self.values[layer][sequence * capacity * kv..][..capacity * kv];
+            let TokenPosition { place, column } = at[index];
+            let keys = &self.keys[layer][place * capacity * kv..][..capacity * kv];
+            let values = &self.values[layer][place * capacity * kv..][..capacity * kv];
             let scores = self.decoder.blocks[layer].options.scores;
-            let (first, scale) = (scores.first_key(column, padding), scores.factor(e));
+            let (first, scale) = (scores.first_key(column, 0), scores.factor(e));
             let weights = &mut weights[..=column - first];
             for head in 0..heads {
                 let shared = head / (heads / key_value_heads);
@@ -331,7 +353,7 @@ impl Decoding<'_> {
                 mixed_of_one(&values[first * kv + shared * e..], kv, weights, mixed);
             }
         };
-        let weights = || vec![0f32; self.columns + l];
+        let weights = || vec![0f32; at.iter().map(|at| at.column + 1).max().unwrap_or(0)];
         match self.split {
             true => mixed.par_chunks_exact_mut(q).enumerate().for_each_init(weights, one),
             false => {

@@ -85,7 +85,7 @@ impl Gpt2Weights<'_> {
 impl<'a> From<Gpt2Weights<'a>> for BlockWeights<'a> {
     fn from(w: Gpt2Weights<'a>) -> Self {
         let (norm, none) = (|gain, bias| NormWeights { gain, bias }, NormWeights::default());
-        let map = |weight, bias| LinearWeights { weight, bias, ..LinearWeights::default() };
+        let map = |matrix: &'a [f32], bias| LinearWeights { matrix: matrix.into(), bias, ..LinearWeights::default() };
         let (qkv, out, up, down) =
             (map(w.qkv, w.qkv_bias), map(w.out, w.out_bias), map(w.up, w.up_bias), map(w.down, w.down_bias));
         let no_map = LinearWeights::default();

@@ -16,8 +16,10 @@ mod block;
 mod block_backward;
 mod buffer;
 mod decoder;
+mod frozen;
 mod gpt2;
 mod linear;
+mod linear_matrix;
 mod logp;
 mod matrix;
 mod norm;
@@ -28,6 +30,9 @@ mod panel;
 mod panel_avx2;
 #[cfg(target_arch = "x86_64")]
 mod panel_avx512;
+#[cfg(target_arch = "x86_64")]
+mod panel_avx512_bf16;
+mod panel_bf16;
 mod product;
 mod rows;
 mod simd;
@@ -40,10 +45,13 @@ pub use block::{
 };
 pub use block_backward::block_backward;
 pub use buffer::{PooledBuffer, pool_make_room, pool_tick};
-pub use decoder::{Decoder, DecoderHead, DecoderParts, Decoding, softmax_weights, sums_of_blocks};
+pub use decoder::{Decoder, DecoderHead, DecoderParts, Decoding, NextTokens, softmax_weights, sums_of_blocks};
+pub use frozen::{FrozenMatrix, FrozenNumbers};
 pub use gpt2::{Gpt2Gradient, Gpt2Saved, Gpt2Shape, Gpt2Weights, gpt2_backward, gpt2_forward};
 pub use linear::{LinearGradient, LinearWeights};
+pub use linear_matrix::LinearMatrix;
 pub use logp::{LmHead, LogpForward, LogpGradient, logp_backward, logp_forward};
+pub use matrix::Matrix;
 pub use norm::{NormGradient, NormWeights};
 pub use optimizer::{AdamWStep, adamw, squares};
 pub use rows::{layer_norm_forward as layer_norm, layer_norm_gradients as layer_norm_backward};

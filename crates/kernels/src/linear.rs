@@ -1,6 +1,7 @@
 //! A linear map with an adapter, ready for products.
 
 use crate::buffer::PooledBuffer;
+use crate::linear_matrix::{LinearMatrix, PackedMatrix};
 use crate::matrix::{Accumulate, Matrix};
 use crate::product::{Packed, product};
 use crate::rows;
@@ -9,9 +10,7 @@ use crate::rows;
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LinearWeights<'a> {
     /// `[inputs, outputs]`
-    pub weight: &'a [f32],
-    /// Whether the matrix stands as `[outputs, inputs]`, as files have it.
-    pub turned: bool,
+    pub matrix: LinearMatrix<'a>,
     /// `[outputs]`
     pub bias: &'a [f32],
     /// `[inputs, r]`
@@ -22,12 +21,7 @@ pub struct LinearWeights<'a> {
     pub scale: f32,
 }
 
-impl<'a> LinearWeights<'a> {
-    /// `[inputs, outputs]`, however it stands.
-    pub fn matrix(self, [inputs, outputs]: [usize; 2]) -> Matrix<'a> {
-        if self.turned { Matrix::rows(self.weight, inputs).t() } else { Matrix::rows(self.weight, outputs) }
-    }
-
+impl LinearWeights<'_> {
     /// Rank of the adapter, 0 where there is none.
     pub fn rank(self, inputs: usize) -> usize {
         self.a.len() / inputs.max(1)
@@ -90,7 +84,8 @@ impl LinearGradient {
 /// A map ready for products one way: its matrix, its adapter's two, and its bias.
 #[derive(Debug)]
 pub struct PackedLinear<'a> {
-    weight: Packed,
+    weight: PackedMatrix,
+    sizes: [usize; 2],
     bias: &'a [f32],
     adapter: Option<(Packed, Packed)>,
     scale: f32,
@@ -102,8 +97,7 @@ impl<'a> PackedLinear<'a> {
         let rank = map.rank(inputs);
         let pack = |w: &[f32], inputs, outputs| Packed::new(Matrix::rows(w, outputs), inputs, outputs);
         let adapter = (rank > 0).then(|| (pack(map.a, inputs, rank), pack(map.b, rank, outputs)));
-        let weight = Packed::new(map.matrix(sizes), inputs, outputs);
-        Self { weight, bias: map.bias, adapter, scale: map.scale }
+        Self { weight: map.matrix.packed_for_many(sizes), sizes, bias: map.bias, adapter, scale: map.scale }
     }
 
     /// `dy·Wᵀ + scale·dy·Bᵀ·Aᵀ`
@@ -111,8 +105,8 @@ impl<'a> PackedLinear<'a> {
         let rank = map.rank(inputs);
         let turn = |w: &[f32], inputs, outputs| Packed::new(Matrix::rows(w, outputs).t(), outputs, inputs);
         let adapter = (rank > 0).then(|| (turn(map.b, rank, outputs), turn(map.a, inputs, rank)));
-        let weight = Packed::new(map.matrix(sizes).t(), outputs, inputs);
-        Self { weight, bias: &[], adapter, scale: map.scale }
+        let weight = map.matrix.packed_back(sizes, 0..outputs);
+        Self { weight, sizes: [outputs, inputs], bias: &[], adapter, scale: map.scale }
     }
 
     /// The map of `n` rows into `y`, whose rows stand `y_step` apart. `low` takes what stands between the adapter's two
@@ -126,7 +120,7 @@ impl<'a> PackedLinear<'a> {
         mut over: Accumulate,
         low: &mut PooledBuffer,
     ) {
-        let (inputs, outputs) = (self.weight.inputs(), self.weight.outputs);
+        let [inputs, outputs] = self.sizes;
         if !self.bias.is_empty() {
             match over {
                 Accumulate::Write => rows::fill(self.bias, y, y_step),
@@ -134,7 +128,7 @@ impl<'a> PackedLinear<'a> {
             }
             over = Accumulate::Add;
         }
-        self.weight.gemm_range((n, 0..inputs, outputs), x, y, y_step, over, 1.0);
+        self.weight.product(n, x, y, y_step, over);
         if let Some((first, second)) = &self.adapter {
             let rank = first.outputs;
             first.gemm_range((n, 0..inputs, rank), x, low, rank, Accumulate::Write, self.scale);

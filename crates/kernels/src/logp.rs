@@ -2,8 +2,9 @@
 //! rows at a time, the backward pass makes each panel of logits again.
 
 use crate::buffer::PooledBuffer;
+use crate::linear_matrix::{LeftRows, LinearMatrix, PackedColumns};
 use crate::matrix::{Accumulate, Matrix};
-use crate::product::{Packed, product};
+use crate::product::product;
 use crate::rows;
 use crate::simd::{exp, max_of, simd_dispatch, sum_of};
 use rayon::prelude::*;
@@ -11,10 +12,9 @@ use rayon::prelude::*;
 /// The matrix that reads hidden states out.
 #[derive(Debug, Clone, Copy)]
 pub struct LmHead<'a> {
-    pub weight: &'a [f32],
+    /// `[D, V]`; the embedding of a tied head stands turned.
+    pub matrix: LinearMatrix<'a>,
     pub vocabulary: usize,
-    /// Whether the weight is an embedding `[V, D]` (a tied head) or `[D, V]`.
-    pub tied: bool,
     /// `cap·tanh(logit/cap)`
     pub soft_cap: Option<f32>,
     /// Tokens that cannot be said, `[T, V]` true = hidden; row i has column `i mod T`.
@@ -48,27 +48,36 @@ const CHUNK: usize = 4096;
 /// Groups of panels in the backward pass; each sums its own gradient of the states.
 const GROUPS: usize = 4;
 
-impl<'a> LmHead<'a> {
-    /// Columns `from..` of the matrix `[D, V]`.
-    fn matrix(self, d: usize, from: usize) -> Matrix<'a> {
-        if self.tied {
-            Matrix::rows(&self.weight[from * d..], d).t()
-        } else {
-            Matrix::rows(&self.weight[from..], self.vocabulary)
-        }
+/// Some rows of states `[count, D]`, from `first` on.
+struct HeadRows<'a> {
+    states: LeftRows<'a>,
+    first: usize,
+}
+
+impl LmHead<'_> {
+    /// The columns from `from` on, a panel of them.
+    fn panel(self, d: usize, from: usize) -> PackedColumns {
+        self.matrix.packed_columns([d, self.vocabulary], from..self.vocabulary.min(from + PANEL))
     }
 
-    /// Logits of some rows on columns `from..from + width`, which `packed` holds, hidden ones at −1e30.
-    fn logits(self, packed: &Packed, states: &[f32], first_row: usize, from: usize, logits: &mut [f32]) {
-        let width = packed.outputs;
-        packed.product(states, logits, Accumulate::Write);
+    /// The rows from `first` on, a block of them.
+    fn rows(self, states: &[f32], d: usize, first: usize) -> HeadRows<'_> {
+        let count = ROWS.min(states.len() / d.max(1) - first);
+        let states = Matrix::rows(&states[first * d..(first + count) * d], d);
+        HeadRows { states: LeftRows::new(states, count, d, self.matrix), first }
+    }
+
+    /// Logits of some rows on a panel, hidden ones at −1e30.
+    fn logits(self, panel: &PackedColumns, rows: &HeadRows<'_>, logits: &mut [f32]) {
+        let (width, from) = (panel.columns.len(), panel.columns.start);
+        panel.product(&rows.states, logits, width, Accumulate::Write);
         if let Some(cap) = self.soft_cap {
             rows::soft_cap(logits, cap);
         }
         let Some(hidden) = self.hidden else { return };
         let columns = hidden.len() / self.vocabulary;
         for (i, row) in logits.chunks_exact_mut(width).enumerate() {
-            let hidden = &hidden[(first_row + i) % columns * self.vocabulary + from..][..width];
+            let hidden = &hidden[(rows.first + i) % columns * self.vocabulary + from..][..width];
             mask_tokens(hidden, row);
         }
     }
@@ -82,20 +91,19 @@ pub fn logp_forward(head: LmHead<'_>, states: &[f32], targets: &[i32]) -> LogpFo
     let mut sums = vec![[f32::NEG_INFINITY, 0.0]; n]; // the largest logit m so far, and Σ exp(logit − m)
     for chunk in (0..v).step_by(CHUNK) {
         let starts: Vec<usize> = (chunk..v.min(chunk + CHUNK)).step_by(PANEL).collect();
-        let panel = |&from: &usize| (from, Packed::new(head.matrix(d, from), d, PANEL.min(v - from)));
-        let panels: Vec<(usize, Packed)> = starts.par_iter().map(panel).collect();
+        let panels: Vec<PackedColumns> = starts.par_iter().map(|&from| head.panel(d, from)).collect();
         let rows = logp.par_chunks_mut(ROWS).zip(sums.par_chunks_mut(ROWS)).zip(targets.par_chunks(ROWS)).enumerate();
         rows.for_each(|(block, ((logp, sums), targets))| {
             let mut logits = PooledBuffer::new(ROWS * PANEL);
-            let first = block * ROWS;
-            let states = &states[first * d..(first + targets.len()) * d];
-            for (from, packed) in &panels {
-                let logits = &mut logits[..targets.len() * packed.outputs];
-                head.logits(packed, states, first, *from, logits);
+            let block = head.rows(states, d, block * ROWS);
+            for panel in &panels {
+                let (from, width) = (panel.columns.start, panel.columns.len());
+                let logits = &mut logits[..targets.len() * width];
+                head.logits(panel, &block, logits);
                 for (((row, logp), sum), &target) in
-                    logits.chunks_exact(packed.outputs).zip(&mut *logp).zip(&mut *sums).zip(targets)
+                    logits.chunks_exact(width).zip(&mut *logp).zip(&mut *sums).zip(targets)
                 {
-                    if let Some(&logit) = (target as usize).checked_sub(*from).and_then(|index| row.get(index)) {
+                    if let Some(&logit) = (target as usize).checked_sub(from).and_then(|index| row.get(index)) {
                         *logp = logit;
                     }
                     *sum = add_exp(row, *sum);
@@ -126,6 +134,7 @@ pub fn logp_backward(
         true => weight.chunks_mut(group * PANEL * d).collect(),
         false => panels.chunks(group).map(|_| <&mut [f32]>::default()).collect(),
     };
+    let blocks: Vec<HeadRows<'_>> = (0..n).step_by(ROWS).map(|first| head.rows(states, d, first)).collect();
     // each group: its panels of the weight's gradient, and its part of the states'
     let parts: Vec<PooledBuffer> = panels
         .par_chunks(group)
@@ -135,16 +144,15 @@ pub fn logp_backward(
             d_states.fill(0.0);
             let (mut logits, mut slopes) = (PooledBuffer::new(ROWS * PANEL), PooledBuffer::new(ROWS * PANEL));
             for &from in panels {
-                let width = PANEL.min(v - from);
-                let read_out = Packed::new(head.matrix(d, from), d, width);
-                let back = Packed::new(head.matrix(d, from).t(), width, d);
+                let panel = head.panel(d, from);
+                let width = panel.columns.len();
+                let back = head.matrix.packed_back([d, v], panel.columns.clone());
                 let d_weight = weight.split_off_mut(..weight.len().min(width * d)).unwrap_or_default();
-                for first in (0..n).step_by(ROWS) {
-                    let count = ROWS.min(n - first);
+                for block in &blocks {
+                    let (first, count) = (block.first, block.states.count);
                     let logits = &mut logits[..count * width];
                     let rows = first..first + count;
-                    let states = &states[first * d..(first + count) * d];
-                    head.logits(&read_out, states, first, from, logits);
+                    head.logits(&panel, block, logits);
                     let slopes = &mut slopes[..if head.soft_cap.is_some() { logits.len() } else { 0 }];
                     rows::soft_cap_slopes(logits, head.soft_cap.unwrap_or(1.0), slopes);
                     softmax_gradient(logits, width, &log_z[rows.clone()], &gradient[rows.clone()]);
@@ -156,10 +164,9 @@ pub fn logp_backward(
                     rows::multiply(slopes, logits);
                     let logits = Matrix::rows(logits, width);
                     let d_states = &mut d_states[first * d..];
-                    back.gemm_range((count, 0..width, d), logits, d_states, d, Accumulate::Add, 1.0);
+                    back.product(count, logits, d_states, d, Accumulate::Add);
                     if weight_too {
-                        let states = Matrix::rows(states, d);
-                        product([width, count, d], d_weight, d, Accumulate::Add, logits.t(), states, 1.0);
+                        product([width, count, d], d_weight, d, Accumulate::Add, logits.t(), block.states.values, 1.0);
                     }
                 }
             }
@@ -172,7 +179,8 @@ pub fn logp_backward(
             rows::add(&part[block * ROWS * d..], sum);
         }
     });
-    let weight = weight_too.then(|| if head.tied { weight } else { transposed(&weight, v, d) });
+    let is_tied = matches!(head.matrix, LinearMatrix::F32 { turned: true, .. });
+    let weight = weight_too.then(|| if is_tied { weight } else { transposed(&weight, v, d) });
     LogpGradient { states: d_states, weight }
 }
 

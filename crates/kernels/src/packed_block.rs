@@ -3,7 +3,9 @@
 use crate::attention::HeadOrder;
 use crate::block::{BlockOptions, BlockShape, BlockWeights, N_NORM, OUT, RopeTables};
 use crate::buffer::PooledBuffer;
+use crate::frozen::{Bf16Rows, FrozenMatrix};
 use crate::linear::LinearWeights;
+use crate::linear_matrix::{LinearMatrix, PackedMatrix};
 use crate::matrix::{Accumulate, Matrix};
 use crate::norm::NormWeights;
 use crate::product::{Packed, product};
@@ -37,31 +39,80 @@ impl DecoderNorm {
     }
 }
 
-/// `x·W`, and `+ b` where there is a bias.
+/// Maps of the same inputs side by side, `x·W + b`.
 #[derive(Debug, Clone)]
 pub struct DecoderLinear {
-    pub weight: Packed,
+    maps: Vec<DecoderMap>,
     pub bias: Option<Vec<f32>>,
+    pub outputs: usize,
+}
+
+/// Some columns of a [`DecoderLinear`].
+#[derive(Debug, Clone)]
+struct DecoderMap {
+    matrix: PackedMatrix,
+    /// The first of its columns.
+    first: usize,
+    /// The adapter's two matrices, of which the first is scaled, where they are not merged.
+    adapter: Option<[Packed; 2]>,
 }
 
 impl DecoderLinear {
-    /// `y = x·W + b`
-    pub fn write(&self, x: &[f32], y: &mut [f32], split: bool) {
-        match &self.bias {
-            Some(bias) => {
-                rows::fill(bias, y, bias.len());
-                self.weight.gemm_parallel(x, y, Accumulate::Add, split);
-            }
-            None => self.weight.gemm_parallel(x, y, Accumulate::Write, split),
+    /// One matrix.
+    pub fn new(matrix: PackedMatrix, outputs: usize, bias: Option<Vec<f32>>) -> Self {
+        Self { maps: vec![DecoderMap { matrix, first: 0, adapter: None }], bias, outputs }
+    }
+
+    /// Numbers of its matrices.
+    pub fn numbers(&self) -> usize {
+        self.maps.iter().map(|map| map.matrix.numbers()).sum()
+    }
+
+    /// Adds a column of the only matrix times a factor to `x`.
+    pub fn add_column(&self, column: usize, factor: f32, x: &mut [f32]) {
+        if let [map] = &self.maps[..] {
+            map.matrix.add_column(column, factor, x);
         }
     }
 
-    /// `y = y + x·W + b`
-    pub fn add(&self, x: &[f32], y: &mut [f32], split: bool) {
+    /// `y = x·W + b` of `n` rows
+    pub fn write(&self, n: usize, x: &[f32], y: &mut [f32], split: bool) {
+        match &self.bias {
+            Some(bias) => {
+                rows::fill(bias, y, bias.len());
+                self.product(n, x, y, Accumulate::Add, split);
+            }
+            None => self.product(n, x, y, Accumulate::Write, split),
+        }
+    }
+
+    /// `y = y + x·W + b` of `n` rows
+    pub fn add(&self, n: usize, x: &[f32], y: &mut [f32], split: bool) {
         if let Some(bias) = &self.bias {
             rows::add_bias_to(bias, y, bias.len());
         }
-        self.weight.gemm_parallel(x, y, Accumulate::Add, split);
+        self.product(n, x, y, Accumulate::Add, split);
+    }
+
+    fn product(&self, n: usize, x: &[f32], y: &mut [f32], over: Accumulate, split: bool) {
+        let inputs = x.len() / n.max(1);
+        let mut rounded = None;
+        for DecoderMap { matrix, first, adapter } in &self.maps {
+            let y = &mut y[*first..];
+            match matrix {
+                PackedMatrix::F32(matrix) => matrix.gemm_parallel(x, y, over, split),
+                PackedMatrix::Frozen(matrix) => {
+                    let x = rounded.get_or_insert_with(|| Bf16Rows::new(Matrix::rows(x, inputs), n, inputs));
+                    matrix.product_split(x, y, self.outputs, over, split);
+                }
+            }
+            if let Some([a, b]) = adapter {
+                let mut low = PooledBuffer::new(n * a.outputs);
+                a.product(x, &mut low, Accumulate::Write);
+                let shape = (n, 0..b.inputs(), b.outputs);
+                b.gemm_range(shape, Matrix::rows(&low, a.outputs), y, self.outputs, Accumulate::Add, 1.0);
+            }
+        }
     }
 }
 
@@ -94,7 +145,7 @@ impl PackedBlock {
 
     /// The block's numbers before the activation.
     pub fn wide(&self) -> usize {
-        self.up.weight.outputs
+        self.up.outputs
     }
 
     /// `x = x + m·norm(map(inner))`, for attention (0) or the MLP (1). What follows `x` is working memory.
@@ -108,13 +159,13 @@ impl PackedBlock {
         split: bool,
     ) {
         let (map, norm) = ([&self.out, &self.down][part], self.norms[2 + part].weights());
-        let multiplier = self.options.residual_multiplier;
+        let (multiplier, n) = (self.options.residual_multiplier, x.len() / map.outputs);
         if multiplier == 1.0 && norm.is_none() {
-            map.add(inner, x, split);
+            map.add(n, inner, x, split);
             return;
         }
         added.resize(x.len(), 0.0);
-        map.write(inner, added, split);
+        map.write(n, inner, added, split);
         if norm.is_none() {
             rows::add_scaled(added, multiplier, x);
             return;
@@ -125,11 +176,14 @@ impl PackedBlock {
     }
 }
 
-/// Maps of the same inputs as one, heads ordered by kind.
+/// Maps of the same inputs as one, heads ordered by kind. Matrices in f32 become one, into which adapters are merged; frozen ones
+/// stay as they are, and their adapters beside them.
 fn side_by_side(shape: BlockShape, w: &BlockWeights<'_>, maps: &[usize]) -> DecoderLinear {
     let sizes = shape.linears();
     let inputs = maps.first().map_or(0, |&map| sizes[map][0]);
     let outputs: usize = maps.iter().map(|&map| sizes[map][1]).sum();
+    let is_by_head = maps == [0] && shape.options.order == HeadOrder::ByHead;
+    let in_order = is_by_head.then_some(|rows: &[f32]| by_kind(rows, shape));
     let mut biases = vec![];
     if maps.iter().any(|&map| !w.maps[map].bias.is_empty()) {
         for &map in maps {
@@ -139,19 +193,55 @@ fn side_by_side(shape: BlockShape, w: &BlockWeights<'_>, maps: &[usize]) -> Deco
             }
         }
     }
+    if let Some(in_order) = in_order {
+        biases = in_order(&biases);
+    }
+    let bias = (!biases.is_empty()).then_some(biases);
+    let frozen = maps.iter().map(|&map| match w.maps[map].matrix {
+        LinearMatrix::Frozen(matrix) => Some((map, matrix)),
+        LinearMatrix::F32 { .. } => None,
+    });
+    if let Some(frozen) = frozen.collect::<Option<Vec<_>>>() {
+        let mut first = 0;
+        let of = |(map, matrix): (usize, &Arc<FrozenMatrix>)| {
+            first += matrix.outputs();
+            frozen_map(&w.maps[map], matrix, first - matrix.outputs(), in_order)
+        };
+        return DecoderLinear { maps: frozen.into_iter().map(of).collect(), bias, outputs };
+    }
     let mut joint = PooledBuffer::new(inputs * outputs); // [inputs, outputs]
     let mut first = 0;
     for &map in maps {
         write_merged(&w.maps[map], sizes[map], &mut joint[first..], outputs);
         first += sizes[map][1];
     }
-    if maps == [0] && shape.options.order == HeadOrder::ByHead {
+    if is_by_head {
         let ordered = by_kind(&joint, shape);
         joint.copy_from_slice(&ordered);
-        biases = by_kind(&biases, shape);
     }
-    let bias = (!biases.is_empty()).then_some(biases);
-    DecoderLinear { weight: Packed::new(Matrix::rows(&joint, outputs), inputs, outputs), bias }
+    DecoderLinear::new(PackedMatrix::F32(Packed::new(Matrix::rows(&joint, outputs), inputs, outputs)), outputs, bias)
+}
+
+/// A map whose matrix is frozen; `in_order` orders rows of its outputs.
+fn frozen_map(
+    map: &LinearWeights<'_>,
+    matrix: &Arc<FrozenMatrix>,
+    first: usize,
+    in_order: Option<impl Fn(&[f32]) -> Vec<f32>>,
+) -> DecoderMap {
+    let (inputs, outputs) = (matrix.inputs(), matrix.outputs());
+    let (mut matrix, mut b) = (matrix.clone(), map.b.to_vec());
+    if let Some(in_order) = in_order {
+        let values = in_order(&matrix.values());
+        matrix = Arc::new(FrozenMatrix::new(Matrix::rows(&values, outputs), inputs, outputs, matrix.numbers()));
+        b = in_order(&b);
+    }
+    let rank = map.rank(inputs);
+    let adapter = (rank > 0).then(|| {
+        let a: Vec<f32> = map.a.iter().map(|a| a * map.scale).collect();
+        [Packed::new(Matrix::rows(&a, rank), inputs, rank), Packed::new(Matrix::rows(&b, outputs), rank, outputs)]
+    });
+    DecoderMap { matrix: PackedMatrix::Frozen(matrix), first, adapter }
 }
 
 /// Rows `[H, 3, E]` as `[3, H, E]`.
@@ -165,15 +255,23 @@ fn by_kind(rows: &[f32], shape: BlockShape) -> Vec<f32> {
 
 /// Writes a map's matrix `[inputs, outputs]` with its adapter merged, rows `step` apart.
 fn write_merged(map: &LinearWeights<'_>, [inputs, outputs]: [usize; 2], to: &mut [f32], step: usize) {
-    for (input, row) in to.chunks_mut(step).take(inputs).enumerate() {
-        match map.turned {
-            true => row.iter_mut().zip(map.weight[input..].iter().step_by(inputs)).for_each(|(to, from)| *to = *from),
-            false => row[..outputs].copy_from_slice(&map.weight[input * outputs..][..outputs]),
+    match map.matrix {
+        LinearMatrix::F32 { values, turned: true } => {
+            for (input, row) in to.chunks_mut(step).take(inputs).enumerate() {
+                row.iter_mut().zip(values[input..].iter().step_by(inputs)).for_each(|(to, from)| *to = *from);
+            }
         }
+        LinearMatrix::F32 { values, turned: false } => write_rows(values, outputs, to, step),
+        LinearMatrix::Frozen(matrix) => write_rows(&matrix.values(), outputs, to, step),
     }
     if !map.a.is_empty() {
         let rank = map.rank(inputs);
         let (a, b) = (Matrix::rows(map.a, rank), Matrix::rows(map.b, outputs));
         product([inputs, rank, outputs], to, step, Accumulate::Add, a, b, map.scale);
     }
+}
+
+/// Writes rows of `width` numbers `step` apart.
+fn write_rows(rows: &[f32], width: usize, to: &mut [f32], step: usize) {
+    to.chunks_mut(step).zip(rows.chunks_exact(width)).for_each(|(to, row)| to[..width].copy_from_slice(row));
 }

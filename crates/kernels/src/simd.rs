@@ -46,6 +46,12 @@ pub fn simd_level() -> u8 {
     }
 }
 
+/// Whether there is an instruction that multiplies bf16 numbers in the widest vectors.
+#[cfg(target_arch = "x86_64")]
+pub fn has_bf16() -> bool {
+    simd_level() == 4 && is_x86_feature_detected!("avx512bf16")
+}
+
 /// `eˣ` to a relative error below 2e-7 for x in [−87, 88]; 0 below, the value at 88 above: nothing here is denormal,
 /// which would slow every product that it enters. Cody & Waite's reduction, then Cephes' polynomial of degree 5; without a branch, so that a loop of it becomes vectors.
 #[inline(always)]

@@ -2,7 +2,7 @@
 //! door. They run on the device `flex`; everywhere else models compose burn's operations.
 
 use crate::counter::count;
-use crate::mmap_matrix::MmapMatrix;
+use crate::frozen_weight::{FrozenRead, FrozenWeight};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{
     Autodiff, Backend, BackendTensor, Dispatch, DispatchTensorKind, ExtensionType, Flex, TensorMetadata as _,
@@ -14,8 +14,8 @@ use burn_autodiff::grads::Gradients;
 use burn_autodiff::ops::{Backward, Ops, OpsKind};
 use burn_flex::FlexTensor;
 use duel_kernels::{
-    BlockSaved, BlockShape, BlockWeights, Gpt2Saved, Gpt2Shape, Gpt2Weights, LinearWeights, LmHead, N_LINEAR, N_NORM,
-    NormWeights, PooledBuffer, RopeAndPadding, RopeTables,
+    BlockSaved, BlockShape, BlockWeights, FrozenMatrix, Gpt2Saved, Gpt2Shape, Gpt2Weights, LinearMatrix, LinearWeights,
+    LmHead, N_LINEAR, N_NORM, NormWeights, PooledBuffer, RopeAndPadding, RopeTables,
 };
 use std::sync::Arc;
 
@@ -82,8 +82,8 @@ pub fn nothing(device: &Device) -> Tensor<1> {
 pub struct BlockPlan {
     pub shape: BlockShape,
     pub scales: [f32; N_LINEAR],
-    /// Those matrices that stay in their file: the tensors of these are then read by nobody.
-    pub mapped: [Option<Arc<MmapMatrix>>; N_LINEAR],
+    /// Those matrices that are no tensors: the tensors of these are then read by nobody.
+    pub frozen: [Option<FrozenWeight>; N_LINEAR],
     pub rope: Option<Arc<RopeTables>>,
     pub padding: Option<Arc<Vec<usize>>>,
     pub recompute: bool,
@@ -97,6 +97,8 @@ pub struct LogpPlan {
     pub vocabulary: usize,
     /// Whether the weight is `[V, D]` rather than `[D, V]`.
     pub tied: bool,
+    /// `[D, V]` where it is rounded: the weight is then read by nobody.
+    pub frozen: Option<Arc<FrozenMatrix>>,
     /// `cap·tanh(logit/cap)`
     pub soft_cap: Option<f32>,
     /// `[T, V]`, true = cannot be said.
@@ -119,6 +121,8 @@ pub trait Fused: Backend {
     ) -> FloatTensor<Self>;
     /// Log-probs `[N]` of the plan's targets after states `[N, D]`.
     fn chosen_logp(states: FloatTensor<Self>, weight: FloatTensor<Self>, plan: LogpPlan) -> FloatTensor<Self>;
+    /// Rows `[N, K]` times a rounded matrix `[K, M]`.
+    fn frozen_product(x: FloatTensor<Self>, matrix: FrozenFactor) -> FloatTensor<Self>;
 }
 
 /// [`Fused::block`] on tensors.
@@ -140,6 +144,13 @@ pub fn layer_norm<const D: usize>(x: Tensor<D>, gain: Tensor<1>, bias: Tensor<1>
 /// [`Fused::chosen_logp`] on tensors.
 pub fn chosen_logp(states: Tensor<2>, weight: Tensor<2>, plan: LogpPlan) -> Tensor<1> {
     Tensor::from_dispatch(<Dispatch as Fused>::chosen_logp(states.into_dispatch(), weight.into_dispatch(), plan))
+}
+
+/// [`Fused::frozen_product`] on `[B, L, K]`.
+pub fn frozen_product(x: Tensor<3>, matrix: Arc<FrozenMatrix>) -> Tensor<3> {
+    let ([b, l, inputs], outputs) = (x.dims(), matrix.outputs());
+    let rows = x.reshape([b * l, inputs]).into_dispatch();
+    Tensor::<2>::from_dispatch(<Dispatch as Fused>::frozen_product(rows, FrozenFactor(matrix))).reshape([b, l, outputs])
 }
 
 /// The values of a tensor that [`is_supported`], where they are: nothing is copied.
@@ -200,18 +211,17 @@ type BlockParts<T> = [T; 41];
 const NORMS: usize = 1;
 const MAPS: usize = NORMS + 2 * N_NORM;
 
-/// A block's matrices that stay in their file, read.
-type MappedMatrices = [Option<PooledBuffer>; N_LINEAR];
+/// A block's matrices that are no tensors, read.
+type FrozenMatrices = [Option<FrozenRead>; N_LINEAR];
 
 impl BlockPlan {
-    fn weights<'a>(&self, parts: &'a BlockParts<FlexTensor>, mapped: &'a MappedMatrices) -> BlockWeights<'a> {
+    fn weights<'a>(&self, parts: &'a BlockParts<FlexTensor>, frozen: &'a FrozenMatrices) -> BlockWeights<'a> {
         let of = |i: usize| as_slice(&parts[i]);
         let norm = |i: usize| NormWeights { gain: of(NORMS + 2 * i), bias: of(NORMS + 2 * i + 1) };
         let map = |i: usize| {
             let first = MAPS + 4 * i;
             LinearWeights {
-                weight: mapped[i].as_ref().map_or_else(|| of(first), |mapped| &mapped[..]),
-                turned: mapped[i].is_some(),
+                matrix: frozen[i].as_ref().map_or_else(|| of(first).into(), FrozenRead::matrix),
                 bias: of(first + 1),
                 a: of(first + 2),
                 b: of(first + 3),
@@ -221,10 +231,10 @@ impl BlockPlan {
         BlockWeights { norms: std::array::from_fn(norm), maps: std::array::from_fn(map) }
     }
 
-    /// As [`count_back`], where matrices may stay in their file.
+    /// As [`count_back`], where matrices may be no tensors.
     fn count_back(&self, parts: &BlockParts<FlexTensor>, needed: [bool; N_LINEAR]) {
-        let sizes = (0..N_LINEAR).map(|i| match &self.mapped[i] {
-            Some(mapped) => mapped.dims().iter().product(),
+        let sizes = (0..N_LINEAR).map(|i| match &self.frozen[i] {
+            Some(frozen) => frozen.dims().iter().product(),
             None => as_slice(&parts[MAPS + 4 * i]).len(),
         });
         let columns = self.shape.sequences * self.shape.columns;
@@ -237,13 +247,13 @@ impl BlockPlan {
         RopeAndPadding { rope: self.rope.as_deref(), padding }
     }
 
-    fn mapped(&self) -> MappedMatrices {
-        self.mapped.each_ref().map(|mapped| mapped.as_ref().map(|mapped| mapped.read()))
+    fn frozen(&self) -> FrozenMatrices {
+        self.frozen.each_ref().map(|frozen| frozen.as_ref().map(FrozenWeight::read))
     }
 
     fn forward(&self, parts: &BlockParts<FlexTensor>) -> (FlexTensor, BlockSaved) {
-        let (x, mapped) = (&parts[0], self.mapped());
-        let weights = self.weights(parts, &mapped);
+        let (x, frozen) = (&parts[0], self.frozen());
+        let weights = self.weights(parts, &frozen);
         let (y, saved) = duel_kernels::block_forward(self.shape, weights, as_slice(x), self.positions());
         (tensor(y, x), saved)
     }
@@ -256,8 +266,8 @@ impl BlockPlan {
         dy: &FlexTensor,
         needed: [bool; N_LINEAR],
     ) -> Vec<Option<FlexTensor>> {
-        let mapped = self.mapped();
-        let (weights, x) = (self.weights(parts, &mapped), as_slice(&parts[0]));
+        let frozen = self.frozen();
+        let (weights, x) = (self.weights(parts, &frozen), as_slice(&parts[0]));
         let (dx, gradient) =
             duel_kernels::block_backward(self.shape, weights, x, saved, self.positions(), as_slice(dy), needed);
         let norms = gradient.norms.into_iter().flat_map(|norm| [norm.gain, norm.bias]);
@@ -287,11 +297,28 @@ impl Gpt2Plan {
     }
 }
 
+/// A rounded matrix that rows are multiplied by.
+#[derive(Debug, Clone)]
+pub struct FrozenFactor(Arc<FrozenMatrix>);
+
+impl FrozenFactor {
+    /// `x·W`
+    fn times(matrix: &FrozenMatrix, x: &FlexTensor) -> FlexTensor {
+        let values = matrix.rows_product(as_slice(x));
+        let rows = values.len() / matrix.outputs().max(1);
+        FlexTensor::from_data(TensorData::new(values, [rows, matrix.outputs()]))
+    }
+}
+
 impl LogpPlan {
     fn head<'a>(&'a self, weight: &'a FlexTensor) -> LmHead<'a> {
         let hidden = self.hidden.as_ref().map(|hidden| hidden.as_slice());
         let Self { vocabulary, tied, soft_cap, .. } = *self;
-        LmHead { weight: as_slice(weight), vocabulary, tied, soft_cap, hidden }
+        let matrix = match &self.frozen {
+            Some(matrix) => LinearMatrix::Frozen(matrix),
+            None => LinearMatrix::F32 { values: as_slice(weight), turned: tied },
+        };
+        LmHead { matrix, vocabulary, soft_cap, hidden }
     }
 }
 
@@ -315,9 +342,35 @@ impl Fused for Flex {
         let logp = duel_kernels::logp_forward(plan.head(&weight), as_slice(&states), &plan.targets).logp;
         FlexTensor::from_data(TensorData::new(logp, [plan.targets.len()]))
     }
+
+    fn frozen_product(x: FloatTensor<Self>, matrix: FrozenFactor) -> FloatTensor<Self> {
+        FrozenFactor::times(&matrix.0, &x.to_contiguous())
+    }
 }
 
 impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
+    fn frozen_product(x: FloatTensor<Self>, matrix: FrozenFactor) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct FrozenProductBackward;
+        impl Backward<Flex, 1> for FrozenProductBackward {
+            type State = FrozenFactor;
+
+            fn backward(self, ops: Ops<Self::State, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
+                let dy = gradients.consume::<Flex>(&ops.node).to_contiguous();
+                let FrozenFactor(matrix) = ops.state;
+                if let [Some(node)] = ops.parents {
+                    let turned = matrix.turned(0..matrix.outputs());
+                    gradients.register::<Flex>(node.id, FrozenFactor::times(&turned, &dy));
+                }
+            }
+        }
+        let y = FrozenFactor::times(&matrix.0, &x.primitive().to_contiguous());
+        match FrozenProductBackward.prepare::<C>([x.node()]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(matrix, y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+
     fn gpt2(tensors: Gpt2Tensors<Self>, plan: Gpt2Plan) -> FloatTensor<Self> {
         #[derive(Debug)]
         struct Gpt2Backward;
@@ -429,7 +482,7 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
                 let [for_states, for_weight] = ops.parents;
                 let (head, targets) = (plan.head(&weight), &plan.targets);
                 let (states_numbers, needed) = (as_slice(&states), for_weight.is_some());
-                let forward = 2.0 * (as_slice(&weight).len() * targets.len()) as f64;
+                let forward = 2.0 * (head.matrix.len() * targets.len()) as f64;
                 count(|counted| counted.heads_back += forward * if needed { 2.0 } else { 1.0 });
                 let backward =
                     duel_kernels::logp_backward(head, states_numbers, targets, &log_z, as_slice(&gradient), needed);

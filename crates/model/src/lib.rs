@@ -15,6 +15,7 @@ mod family;
 mod file_dtype;
 mod file_tensor;
 mod flops;
+mod frozen_weight;
 mod fused;
 mod generate;
 pub mod gguf;
@@ -76,6 +77,8 @@ pub use tokenizer_files::{SpecialTokens, TokenizerFiles};
 pub use tokens::Tokens;
 pub use transformer::{KvCache, Policy, ScalarModel, ValueHead};
 pub use weight_store::WeightStore;
+
+pub use duel_kernels::FrozenNumbers;
 
 /// What a fallible call of this crate returns.
 pub type Result<T> = std::result::Result<T, Error>;

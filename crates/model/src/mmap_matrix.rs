@@ -2,7 +2,6 @@
 
 use crate::file_dtype::FileDType;
 use crate::file_tensor::RowOrder;
-use crate::host_tensor::transposed;
 use crate::mapped_file::MappedFile;
 use duel_kernels::PooledBuffer;
 use rayon::prelude::*;
@@ -27,11 +26,6 @@ impl MmapMatrix {
     /// Inputs and outputs.
     pub fn dims(&self) -> [usize; 2] {
         [self.columns, self.rows]
-    }
-
-    /// The matrix `[in, out]`, row by row.
-    pub fn values(&self) -> Vec<f32> {
-        transposed(&self.read(), self.rows, self.columns)
     }
 
     /// The matrix `[out, in]`, row by row. Where the file was changed since it was opened, an error is thrown for [`crate::catching`].

@@ -19,6 +19,7 @@ use crate::weight_store::WeightStore;
 use crate::weights::{self, HostTensor};
 use crate::{Error, Result};
 use burn::tensor::Device;
+use duel_kernels::FrozenNumbers;
 use duel_spec::ids::Hasher;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -155,6 +156,19 @@ impl Pretrained {
             Some((_, matrix)) => projection.on_file(matrix),
             None => projection,
         }))
+    }
+
+    /// The same model with its matrices rounded, one after another as they are read.
+    ///
+    /// # Errors
+    /// As [`Pretrained::policy`].
+    pub fn rounded(&self, context: usize, numbers: FrozenNumbers, device: &Device) -> Result<Policy> {
+        let policy = match self.mapped(context, device) {
+            Ok(mapped) => mapped.map_projections(|_, projection| projection.in_memory(numbers)),
+            Err(Error::Unsupported { .. }) => self.policy(context, device)?, // stored [in, out]
+            Err(error) => return Err(error),
+        };
+        Ok(policy.rounded(numbers))
     }
 
     /// Reads a directory or a `.gguf` file as a whole.

@@ -1,10 +1,14 @@
 //! A linear map that may carry a low-rank adapter.
 
+use crate::frozen_weight::{FrozenRead, FrozenWeight};
+use crate::fused;
+use crate::host_tensor::host;
 use crate::init::{Init, normal};
 use crate::mmap_matrix::MmapMatrix;
 use burn::module::{Module, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{DType, Device, Tensor, TensorData};
+use duel_kernels::{FrozenMatrix, FrozenNumbers, Matrix};
 use std::sync::Arc;
 
 /// `x W + b`, and `+ (α/r) x A B` where an adapter is on.
@@ -12,9 +16,9 @@ use std::sync::Arc;
 pub struct Projection {
     pub linear: Linear,
     pub lora: Option<Lora>,
-    /// The matrix where it stays in its file; `linear` then holds none.
+    /// The matrix where it stays in its file or is rounded; `linear` then holds none.
     #[module(skip)]
-    mapped: Option<Arc<MmapMatrix>>,
+    frozen: Option<FrozenWeight>,
 }
 
 /// A low-rank change of a matrix. Hu et al. 2021, eq. 3.
@@ -43,39 +47,65 @@ impl Projection {
         if bias {
             linear.bias = Some(Param::from_tensor(Tensor::zeros([outputs], device)));
         }
-        Self { linear, lora: None, mapped: None }
+        Self { linear, lora: None, frozen: None }
     }
 
     /// Inputs and outputs.
     pub fn dims(&self) -> [usize; 2] {
-        self.mapped.as_ref().map_or_else(|| self.linear.weight.dims(), |mapped| mapped.dims())
+        self.frozen.as_ref().map_or_else(|| self.linear.weight.dims(), FrozenWeight::dims)
     }
 
-    /// The matrix `[in, out]`, decoded where it stays in its file.
+    /// The matrix `[in, out]`, decoded where it is no tensor.
     pub fn matrix(&self) -> Tensor<2> {
-        let Some(mapped) = &self.mapped else { return self.linear.weight.val() };
-        Tensor::from_data(TensorData::new(mapped.values(), mapped.dims()), &self.linear.weight.device())
+        let Some(frozen) = &self.frozen else { return self.linear.weight.val() };
+        Tensor::from_data(TensorData::new(frozen.values(), frozen.dims()), &self.linear.weight.device())
     }
 
-    /// The matrix where it stays in its file.
-    pub(crate) fn mapped(&self) -> Option<&Arc<MmapMatrix>> {
-        self.mapped.as_ref()
+    /// The matrix where it is no tensor.
+    pub(crate) fn frozen(&self) -> Option<&FrozenWeight> {
+        self.frozen.as_ref()
     }
 
     /// The map with this matrix, which stays in its file.
-    pub(crate) fn on_file(mut self, mapped: MmapMatrix) -> Self {
+    pub(crate) fn on_file(self, matrix: MmapMatrix) -> Self {
+        self.with_frozen(FrozenWeight::File { matrix: Arc::new(matrix), numbers: None })
+    }
+
+    fn with_frozen(mut self, frozen: FrozenWeight) -> Self {
         let none = Tensor::zeros([1, 1], &self.linear.weight.device());
         self.linear.weight = Param::from_tensor(none);
-        self.mapped = Some(Arc::new(mapped));
+        self.frozen = Some(frozen);
+        self
+    }
+
+    /// The map with its matrix rounded, no longer to be trained; one that stays in its file is rounded whenever it is read.
+    pub(crate) fn rounded(mut self, numbers: FrozenNumbers) -> Self {
+        let frozen = match self.frozen.take() {
+            Some(frozen) => frozen.rounded(numbers),
+            None => {
+                let ([inputs, outputs], values) = (self.dims(), host(self.linear.weight.val()));
+                let matrix = FrozenMatrix::new(Matrix::rows(&values, outputs), inputs, outputs, numbers);
+                FrozenWeight::Memory(Arc::new(matrix))
+            }
+        };
+        self.with_frozen(frozen)
+    }
+
+    /// The same with a matrix that stays in its file read once.
+    pub(crate) fn in_memory(mut self, numbers: FrozenNumbers) -> Self {
+        self.frozen = self.frozen.map(|frozen| frozen.in_memory(numbers));
         self
     }
 
     /// `[B, L, in]` to `[B, L, out]`.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let y = match &self.mapped {
+        let y = match &self.frozen {
             None => self.linear.forward(x.clone()),
-            Some(_) => {
-                let y = x.clone().matmul(self.matrix().unsqueeze());
+            Some(frozen) => {
+                let y = match frozen.read() {
+                    FrozenRead::Rounded(matrix) if fused::is_supported(&x) => fused::frozen_product(x.clone(), matrix),
+                    _ => x.clone().matmul(self.matrix().unsqueeze()),
+                };
                 match &self.linear.bias {
                     Some(bias) => y + bias.val().unsqueeze(),
                     None => y,
@@ -101,9 +131,9 @@ impl Projection {
 
     /// The same map with the adapter worked into the matrix, which is in memory.
     pub fn merge_lora(mut self) -> Self {
-        if self.mapped.is_some() {
+        if self.frozen.is_some() {
             self.linear.weight = Param::from_tensor(self.matrix());
-            self.mapped = None;
+            self.frozen = None;
         }
         if let Some(lora) = self.lora.take() {
             // rounded once, at the end

@@ -15,6 +15,7 @@ mod positions;
 mod scalar_model;
 #[cfg(test)]
 mod tests;
+mod token_embedding;
 
 pub use kv_cache::KvCache;
 pub use policy::Policy;

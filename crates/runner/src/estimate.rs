@@ -12,8 +12,8 @@ use duel_ledger::write_atomically;
 use duel_model::{Flops, TransformerConfig};
 use duel_reward::PretrainedReward;
 use duel_spec::{
-    CriticBody, DpoSettings, Experiment, JudgeKind, MethodSettings, PairInput, RewardSource, RmModel, RolloutSettings,
-    TokenSpec, WorldKind,
+    CriticBody, DpoSettings, Experiment, JudgeKind, MethodSettings, ModelNumbers, PairInput, RewardSource, RmModel,
+    RolloutSettings, TokenSpec, WorldKind,
 };
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -74,7 +74,8 @@ impl Throughput {
     pub fn of(experiment: &Experiment, out: &Path) -> Result<Self> {
         let ShapeInfo { config, space } = ShapeInfo::of(experiment)?;
         let path = out.join(".calibration.json");
-        let key = format!("{} {} {config:?}", crate::sysinfo::COMMIT, sysinfo::describe().processor);
+        let numbers = experiment.model.numbers;
+        let key = format!("{} {} {config:?} {numbers:?}", crate::sysinfo::COMMIT, sysinfo::describe().processor);
         let mut known: std::collections::BTreeMap<String, Self> =
             std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
         if let Some(rates) = known.get(&key) {
@@ -90,7 +91,7 @@ impl Throughput {
             }
         }
         let (name, batch, threads) = if pretrained { (PRETRAINED, 4, sysinfo::cores()) } else { ("experiment", 64, 1) };
-        let shape = Shape { name, config, space, batch, threads };
+        let shape = Shape { name, config, space, batch, threads, numbers };
         let exact = experiment.world.kind == WorldKind::Grammar;
         let rate = |case| seconds_per_token(&shape, case);
         let sampling_shape = Shape { batch: WRITTEN, ..shape.clone() }; // few rows wait for a large model's weights
@@ -327,8 +328,13 @@ impl<'a> Estimator<'a> {
             let parameters = (layers * self.sizes.config.block_matrices() + width * vocabulary) as f64;
             let a_token = if self.experiment.learner.recompute { 1.0 } else { 10.0 }; // vectors of the width a layer
             let activations = batch.min(64.0) * (self.sizes.space.context() * layers * width) as f64 * a_token;
-            let copies = if self.experiment.model.mapped { 1.0 } else { 2.0 };
-            return 4.0 * (copies * parameters + activations) + PRETRAINED_MEMORY;
+            let bytes = match self.experiment.model.numbers {
+                ModelNumbers::F32 if self.experiment.model.mapped => 4.0,
+                ModelNumbers::F32 => 8.0,
+                ModelNumbers::Bf16 => 2.0, // a decoder shares it
+                ModelNumbers::Q8 => 1.0 + 4.0 / 32.0,
+            };
+            return bytes * parameters + 4.0 * activations + PRETRAINED_MEMORY;
         }
         let parameters = (layers * self.sizes.config.block_matrices() + width * (vocabulary + context)) as f64;
         let tokens = batch * self.sizes.space.context() as f64;

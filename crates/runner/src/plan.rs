@@ -6,7 +6,7 @@ use crate::sources;
 use crate::world::{self, RowFiles};
 use duel_ledger::{Manifest, PlannedStage, RunDir, StageId};
 use duel_spec::ids::{hash_bytes, stage_hash};
-use duel_spec::{Cell, Experiment, JudgeKind, MethodSettings, ModelShape, WorldKind};
+use duel_spec::{Cell, Experiment, JudgeKind, MethodSettings, ModelNumbers, ModelShape, WorldKind};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -230,9 +230,10 @@ impl Plan {
 
 /// What a stage's key holds of the experiment's model.
 fn model_settings(experiment: &Experiment) -> Result<Value> {
-    let ModelShape { from, layers, width, heads, tied, .. } = &experiment.model;
+    let ModelShape { from, numbers, layers, width, heads, tied, .. } = &experiment.model;
     Ok(match experiment.is_pretrained() {
-        true => json!({"files": files_hash(from)?}),
+        true if *numbers == ModelNumbers::F32 => json!({"files": files_hash(from)?}),
+        true => json!({"files": files_hash(from)?, "numbers": numbers}),
         false => json!({"from": "", "layers": layers, "width": width, "heads": heads, "tied": tied}),
     })
 }

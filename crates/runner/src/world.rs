@@ -10,13 +10,13 @@ use duel_data::records::Columns;
 use duel_data::reviews::{PromptSizes, ReviewsWorld};
 use duel_data::rows::{RowSource, RowsWorld};
 use duel_data::{Detokenize, Encoder, Json, TextTokenizer, World};
-use duel_model::{Pretrained, TransformerConfig};
+use duel_model::{FrozenNumbers, Pretrained, TransformerConfig};
 use duel_reward::template_tokens;
 use duel_reward::{
     BagOfWordsPreference, CommandJudge, GrammarGold, ModelJudge, PreferenceJudge, PretrainedReward, RulesJudge, Scorer,
     Sentiment, SentimentJudge, TextJudge, TextScorer,
 };
-use duel_spec::{Experiment, JudgeKind, JudgedText, RowPaths, RowsSettings, Split, TokenSpec, WorldKind};
+use duel_spec::{Experiment, JudgeKind, JudgedText, ModelNumbers, RowPaths, RowsSettings, Split, TokenSpec, WorldKind};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -198,6 +198,14 @@ pub(crate) fn tokenizer(path: &Path, model: &Pretrained) -> Result<Option<TextTo
 }
 
 /// The pretrained model that an experiment starts from.
+pub(crate) fn frozen_numbers(numbers: ModelNumbers) -> Option<FrozenNumbers> {
+    match numbers {
+        ModelNumbers::F32 => None,
+        ModelNumbers::Bf16 => Some(FrozenNumbers::Bf16),
+        ModelNumbers::Q8 => Some(FrozenNumbers::Q8),
+    }
+}
+
 pub(crate) fn pretrained(experiment: &Experiment) -> Result<Option<PretrainedModel>> {
     experiment.is_pretrained().then(|| PretrainedModel::open(&experiment.model.from)).transpose()
 }

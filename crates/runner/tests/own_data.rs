@@ -303,6 +303,40 @@ fn long_rows_are_cut_and_the_page_says_so() {
         "{sentence}"
     );
 }
+
+/// A model whose frozen matrices are rounded trains both arms, and what is exported is that model with what was learned.
+#[test]
+fn rounded_models_are_trained_as_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    model(&folder.join("model"));
+    let rows = (0..40).map(|i| json!({"prompt": format!("is it good {i}"), "chosen": "very good", "rejected": "no"}));
+    write(&folder.join("rows.jsonl"), rows);
+    ok(folder, &["init", "mine", "--rows", "rows.jsonl", "--model", "model"]);
+    let longer = ["arms.ppo.iterations=6", "arms.dpo.epochs=2", "stages.rm.steps=6"];
+    for (name, more) in [
+        ("bf16", vec!["model.numbers=\"bf16\""]),
+        ("q8", vec!["model.numbers=\"q8\""]),
+        ("mapped", vec!["model.numbers=\"bf16\"", "model.mapped=true", "learner.warmup=0.1"]), // no stage is there already
+        ("sft", vec!["model.numbers=\"bf16\"", "stages.sft.steps=4"]),
+        ("adapted", vec!["model.numbers=\"bf16\"", "stages.sft.steps=4", "stages.sft.lora=true"]),
+    ] {
+        let name = format!("name=\"{name}\"");
+        let html = page(folder, "mine/experiment.toml", &[&[name.as_str()], &longer[..], &more].concat());
+        assert!(html.contains("ppo") && html.contains("dpo"), "{name}");
+    }
+    assert_ne!(ok(folder, &["digest", "runs/q8"]), ok(folder, &["digest", "runs/bf16"]));
+    ok(folder, &["export", "runs/bf16", "--arm", "dpo", "--to", "out"]);
+    assert!(folder.join("out/model.safetensors").is_file());
+    let refuse = |setting: &str, says: &str| {
+        let args = ["plan", "mine/experiment.toml", "--set", "model.numbers=\"bf16\"", "--set", setting];
+        refused(folder, &args, 2, &["model.numbers", says]);
+    };
+    refuse("arms.dpo.lora=false", "arms.dpo.lora");
+    refuse("stages.rm.lora=false", "stages.rm.lora");
+    refused(folder, &["plan", "mine/experiment.toml", "--set", "model.numbers=\"f16\""], 2, &["model.numbers", "bf16"]);
+}
+
 /// A user who asks again: completions of three turns train both arms, with the loss on what the assistant says.
 #[test]
 fn several_turns_in_completions_are_trained_on() {

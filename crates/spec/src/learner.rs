@@ -8,10 +8,20 @@ use serde::{Deserialize, Serialize};
 pub struct ModelShape {
     pub from: String,
     pub mapped: bool,
+    pub numbers: ModelNumbers,
     pub layers: usize,
     pub width: usize,
     pub heads: usize,
     pub tied: bool,
+}
+
+/// What the matrices of a pretrained model are kept and multiplied in that are not trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ModelNumbers {
+    F32,
+    Bf16,
+    Q8,
 }
 
 /// The update rule.

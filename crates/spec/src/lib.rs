@@ -39,7 +39,7 @@ pub use document::{Document, Origin};
 pub use error::{Error, Result};
 pub use experiment::{EvaluationSettings, Experiment, SlurmSettings};
 pub use ids::FORMAT_VERSION;
-pub use learner::{LearnerSettings, ModelShape, OptimizerKind, Schedule};
+pub use learner::{LearnerSettings, ModelNumbers, ModelShape, OptimizerKind, Schedule};
 pub use loss_mask::LossMask;
 pub use method::{
     CheckpointSelection, CommonSettings, CriticBody, CriticStart, DpoSettings, GrpoSettings, KlControl, KlEstimator,

@@ -3,7 +3,8 @@
 torch   a lean loop on bare PyTorch: GPT-2 blocks with fused attention, the head at response positions only, fused AdamW
 trl     TRL's trainers on Hugging Face's models; for `generate` and `logp` Hugging Face's models alone
 
-Equal work on both sides, as stated in the README: fp32, no dropout, random tokens, sequences of full length. A training step is
+Equal work on both sides, as stated in the README: fp32 (or, where Duel keeps frozen matrices in bf16, models loaded in bf16 and
+TRL's trainers with bf16=True), no dropout, random tokens, sequences of full length. A training step is
 forward, backward, clipping at 1.0 and AdamW. A PPO iteration is rollouts, reward, reference and values, GAE, and 4
 epochs of 4 minibatches with a value model as large as the policy.
 """
@@ -210,10 +211,14 @@ def hf_config(shape):
     )  # fmt: skip
 
 
+def dtype(shape):
+    return torch.float32 if shape["numbers"] == "f32" else torch.bfloat16
+
+
 def hf_policy(shape):
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_config(hf_config(shape), dtype=torch.float32)
+    return AutoModelForCausalLM.from_config(hf_config(shape), dtype=dtype(shape))
 
 
 def hf_scalar(shape):
@@ -221,7 +226,7 @@ def hf_scalar(shape):
 
     config = hf_config(shape)
     config.num_labels = 1
-    return AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    return AutoModelForSequenceClassification.from_config(config, dtype=dtype(shape))
 
 
 def lora_config(shape):
@@ -287,7 +292,7 @@ def serve_trl(case, shape, answer):
     def settings(of, folder, **more):
         return of(
             output_dir=folder, per_device_train_batch_size=b, learning_rate=RATE, lr_scheduler_type="constant",
-            weight_decay=0.0, logging_steps=steps, save_strategy="no", report_to="none", use_cpu=True, bf16=False,
+            weight_decay=0.0, logging_steps=steps, save_strategy="no", report_to="none", use_cpu=True, bf16=shape["numbers"] != "f32",
             gradient_checkpointing=False, disable_tqdm=True, **more,
         )  # fmt: skip
 

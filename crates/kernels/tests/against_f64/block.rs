@@ -94,7 +94,7 @@ fn weights(w: &[Vec<f32>]) -> BlockWeights<'_> {
         norms: std::array::from_fn(|i| NormWeights { gain: &w[2 * i], bias: &w[2 * i + 1] }),
         maps: std::array::from_fn(|i| {
             let [weight, bias, a, b] = &w[2 * N_NORM + 4 * i..][..4] else { unreachable!() };
-            LinearWeights { weight, turned: false, bias, a, b, scale: SCALE }
+            LinearWeights { matrix: weight.as_slice().into(), bias, a, b, scale: SCALE }
         }),
     }
 }
@@ -405,25 +405,30 @@ fn decoding_any_block_step_by_step_is_reading_at_once() {
             head_width: HEAD_WIDTH,
             inner: INNER,
             epsilon: 1e-5,
-            tokens: &tokens,
+            tokens: LinearMatrix::F32 { values: &tokens, turned: true },
             embedding_multiplier: 3.0,
             positions: vec![],
             norm: NormWeights { gain: &gain, bias: &[] },
-            head: DecoderHead { weight: None, bias: &bias, multiplier: 0.5, soft_cap: Some(2.0) },
+            head: DecoderHead { matrix: None, bias: &bias, multiplier: 0.5, soft_cap: Some(2.0) },
         });
         for (case, w) in &blocks {
             decoder.push(case.options, &weights(w), case.rope().map(Arc::new));
         }
         let mut ids: Vec<Vec<i32>> = vec![vec![3, 4], vec![1, 5, 7, 20, 22, 9, 8]];
-        let mut decoding = decoder.start(vec![5, 0], 16);
-        let mut actual = decoding.forward(&[[0; 5].as_slice(), &ids[0], &ids[1]].concat());
+        let mut decoding = decoder.start(2, 16);
+        let mut next: Vec<NextTokens> =
+            ids.iter().enumerate().map(|(place, ids)| NextTokens { place, ids: ids.clone() }).collect();
         for step in 0..6 {
+            let actual = decoding.forward(&next);
             for (actual, ids) in actual.chunks_exact(vocabulary).zip(&ids) {
                 close("logits", actual, &logits(&blocks, [&tokens, &gain, &bias], ids), 2e-5);
             }
-            let next = [(5 * step + 2) % 23, (7 * step + 11) % 23];
-            ids.iter_mut().zip(next).for_each(|(ids, next)| ids.push(next));
-            actual = decoding.forward(&next);
+            for (NextTokens { place, ids: next }, id) in
+                next.iter_mut().zip([(5 * step + 2) % 23, (7 * step + 11) % 23])
+            {
+                *next = vec![id];
+                ids[*place].push(id);
+            }
         }
     }
 }

@@ -207,7 +207,8 @@ fn check_logp(n: usize, d: usize, v: usize, tied: bool, soft_cap: Option<f32>, h
             })
             .collect()
     };
-    let head = LmHead { weight: &weight, vocabulary: v, tied, soft_cap, hidden };
+    let matrix = LinearMatrix::F32 { values: &weight, turned: tied };
+    let head = LmHead { matrix, vocabulary: v, soft_cap, hidden };
     let LogpForward { logp, log_z } = logp_forward(head, &states, &targets);
     close("log-probs", &logp, &exact(&wide(&states), &wide(&weight)), 2e-6);
 
@@ -292,44 +293,43 @@ fn decoding_step_by_step_is_reading_at_once() {
             head_width: d / shape.heads,
             inner: f,
             epsilon: shape.epsilon,
-            tokens: &model.tokens,
+            tokens: LinearMatrix::F32 { values: &model.tokens, turned: true },
             embedding_multiplier: 1.0,
             positions: model.positions.clone(),
             norm: NormWeights { gain: &model.norm[0], bias: &model.norm[1] },
-            head: DecoderHead { weight: (!tied).then_some(model.head.as_slice()), ..DecoderHead::default() },
+            head: DecoderHead { matrix: (!tied).then_some(model.head.as_slice().into()), ..DecoderHead::default() },
         };
         let mut decoder = Decoder::new(parts);
         model.blocks.iter().for_each(|w| {
             let w = weights(w);
             decoder.push(Gpt2Weights::options(shape.activation), &w.into(), None);
         });
-        // eleven sequences (a tile of eight and a rest), prompts of 1 to 4 ids padded on the left, then five steps
-        let mut ids: Vec<Vec<i32>> =
-            (0..11).map(|row| (0..1 + row % 4).map(|t| (5 * row + 3 * t) % 37).collect()).collect();
-        let left: Vec<usize> = ids.iter().map(|ids| 4 - ids.len()).collect();
-        let padded =
-            ids.iter().zip(&left).flat_map(|(ids, &left)| [vec![0; left], ids.clone()].concat()).collect::<Vec<_>>();
-        let mut decoding = decoder.start(left, 9);
-        let mut output = decoding.forward(&padded);
+        // twelve places (a tile of eight and a rest), prompts of 1 to 4 ids; the last place is empty
+        let prompt = |row: usize| -> Vec<i32> { (0..1 + row % 4).map(|t| ((5 * row + 3 * t) % 37) as i32).collect() };
+        let mut decoding = decoder.start(12, 9);
+        let mut ids: Vec<Vec<i32>> = (0..11).map(prompt).collect();
+        let mut next: Vec<NextTokens> =
+            ids.iter().enumerate().map(|(place, ids)| NextTokens { place, ids: ids.clone() }).collect();
         for step in 0..5 {
-            for (row, ids) in output.chunks_exact(v).zip(&ids) {
-                close("logits", row, &logits(&model, shape, ids, tied), 3e-6);
+            let output = decoding.forward(&next);
+            for (row, NextTokens { place, .. }) in output.chunks_exact(v).zip(&next) {
+                close("logits", row, &logits(&model, shape, &ids[*place], tied), 3e-6);
             }
-            if step == 2 {
-                // some sequences end
-                let places = [0, 2, 3, 7, 10];
-                decoding.select_rows(&places);
-                ids = places.iter().map(|&place| ids[place].clone()).collect();
+            next.iter_mut().for_each(|next| next.ids = vec![(11 * next.place as i32 + step) % 37]);
+            match step {
+                1 => next.retain(|next| [0, 2, 3, 7, 10].contains(&next.place)), // some sequences end
+                2 => {
+                    // one goes on in the empty place too, and another prompt begins in a place that was left
+                    decoding.copy(3, 11);
+                    ids.push(ids[3].clone());
+                    next.push(NextTokens { place: 11, ids: vec![36] });
+                    decoding.clear(5);
+                    ids[5].clear();
+                    next.insert(1, NextTokens { place: 5, ids: prompt(23) });
+                }
+                _ => {}
             }
-            if step == 3 {
-                // one goes on three times, in another order
-                let places = [4, 0, 4, 1, 4];
-                decoding.select_rows(&places);
-                ids = places.iter().map(|&place| ids[place].clone()).collect();
-            }
-            let next: Vec<i32> = (0..ids.len() as i32).map(|row| (11 * row + step) % 37).collect();
-            ids.iter_mut().zip(&next).for_each(|(ids, next)| ids.push(*next));
-            output = decoding.forward(&next);
+            next.iter().for_each(|next| ids[next.place].extend(&next.ids));
         }
     }
 }

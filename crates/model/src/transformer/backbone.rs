@@ -2,10 +2,10 @@
 
 use crate::config::TransformerConfig;
 use crate::counter::count;
+use crate::frozen_weight::FrozenWeight;
 use crate::fused;
 use crate::host_tensor::host;
 use crate::init::{Init, normal};
-use crate::mmap_matrix::MmapMatrix;
 use crate::projection::Projection;
 use crate::tensor_names::canonical_name;
 use crate::tokens::Tokens;
@@ -15,18 +15,18 @@ use crate::transformer::fused_block::{FusedContext, LayerPositions};
 use crate::transformer::kv_cache::KvCache;
 use crate::transformer::norm::Norm;
 use crate::transformer::positions::{LearnedPositions, Positions, Rotary, RotaryTable, at_positions};
+use crate::transformer::token_embedding::TokenEmbedding;
 use crate::weights;
 use burn::module::Module;
-use burn::nn::{Embedding, EmbeddingConfig};
 use burn::tensor::{Bool, Device, Tensor};
-use duel_kernels::RopeTables;
+use duel_kernels::{FrozenMatrix, FrozenNumbers, RopeTables};
 use std::collections::HashMap;
 use std::sync::Arc;
 
 /// A model without its head.
 #[derive(Module, Debug)]
 pub struct Backbone {
-    pub tokens: Embedding,
+    pub tokens: TokenEmbedding,
     pub positions: Positions,
     pub blocks: Vec<TransformerBlock>,
     pub norm: Norm,
@@ -51,24 +51,37 @@ impl Backbone {
         self
     }
 
-    /// [`weights::hash`] of a module with this body, of the matrices that stay in their file too: it does not depend on where
-    /// they are.
-    pub fn hash_of<M: Module>(&self, module: &M) -> String {
-        let mut mapped = HashMap::new();
+    /// [`weights::hash`] of a module with this body and this rounded head, of the matrices that are no tensors too: it does not
+    /// depend on where they are.
+    pub fn hash_of<M: Module>(&self, module: &M, head: Option<&Arc<FrozenMatrix>>) -> String {
+        let mut frozen = HashMap::new();
         let _ = self.clone().map_projections(|name, projection| {
-            mapped.extend(projection.mapped().cloned().map(|matrix| (name, matrix)));
+            frozen.extend(projection.frozen().cloned().map(|matrix| (name, matrix)));
             projection
         });
-        weights::hash_with(module, |ours| {
-            let matrix: &Arc<MmapMatrix> = mapped.get(canonical_name(ours).strip_suffix(".weight")?)?;
-            Some((matrix.dims(), matrix.values()))
+        let other = |matrix: &Arc<FrozenMatrix>| FrozenWeight::Memory(matrix.clone());
+        frozen.extend(head.map(|matrix| ("head".to_owned(), other(matrix))));
+        weights::hash_with(module, |ours| match canonical_name(ours).strip_suffix(".weight")? {
+            "tokens" => self.tokens.frozen().map(|_| (self.tokens.dims(), host(self.tokens.matrix()))),
+            stem => frozen.get(stem).map(|matrix| (matrix.dims(), matrix.values())),
         })
     }
 
+    /// The body with its matrices and its embedding rounded, no longer to be trained.
+    pub fn rounded(mut self, numbers: FrozenNumbers) -> Self {
+        self.tokens = self.tokens.rounded(numbers);
+        self.map_projections(|_, projection| projection.rounded(numbers))
+    }
+
+    /// The body with all its matrices as tensors, adapters merged.
+    pub fn merged(mut self) -> Self {
+        self.tokens = self.tokens.in_memory();
+        self.map_projections(|_, projection| projection.merge_lora())
+    }
+
     pub fn new(config: &TransformerConfig, rng: &mut Init<'_>, device: &Device) -> Self {
-        let mut tokens = EmbeddingConfig::new(config.vocabulary, config.width).init(device);
         let std = 1.0 / (config.width as f64).sqrt();
-        tokens.weight = normal([config.vocabulary, config.width], std, rng, device);
+        let tokens = TokenEmbedding::new(normal([config.vocabulary, config.width], std, rng, device));
         let positions = Positions::new(config, std, rng, device);
         Self {
             tokens,

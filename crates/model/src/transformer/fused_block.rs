@@ -4,6 +4,7 @@
 mod tests;
 
 use crate::architecture::{QkvLayout, ResidualOrder};
+use crate::frozen_weight::{FrozenRead, FrozenWeight};
 use crate::fused::{self, BlockPlan, BlockTensors, Gpt2Plan, Gpt2Tensors, TensorView};
 use crate::host_tensor::host;
 use crate::projection::Projection;
@@ -70,7 +71,7 @@ impl TransformerBlock {
         let norm = |of: &LayerNorm| Some([of.gamma.val(), of.beta.as_ref()?.val()].map(Tensor::into_dispatch));
         let affine = |of: &Projection| {
             let bias = of.linear.bias.as_ref()?.val();
-            of.lora.is_none().then(|| [of.matrix().into_dispatch(), bias.into_dispatch()])
+            (of.lora.is_none() && of.frozen().is_none()).then(|| [of.matrix().into_dispatch(), bias.into_dispatch()])
         };
         let [gain1, bias1] = norm(norm1)?;
         let [qkv, qkv_bias] = affine(qkv)?;
@@ -148,7 +149,7 @@ impl TransformerBlock {
             Some((gain, bias)) => [host(gain), bias.map(host).unwrap_or_default()],
             None => [vec![], vec![]],
         });
-        let matrices = maps.map(|map| map.map(|map| (map.mapped().map(|mapped| mapped.read()), map))); // [out, in]
+        let matrices = maps.map(|map| map.map(|map| (map.frozen().map(FrozenWeight::read), map)));
         let in_memory = matrices.each_ref().map(|map| match map {
             Some((None, map)) => TensorView::new(map.matrix()), // [in, out]
             _ => None,
@@ -164,11 +165,10 @@ impl TransformerBlock {
             (bias.unwrap_or_default(), a, b, lora.map_or(0.0, |lora| lora.scale as f32))
         });
         let map = |i: usize| {
-            let mapped = matrices[i].as_ref().and_then(|(mapped, _)| mapped.as_deref());
+            let frozen = matrices[i].as_ref().and_then(|(frozen, _)| frozen.as_ref()).map(FrozenRead::matrix);
             let (bias, a, b, scale) = &small[i];
             LinearWeights {
-                weight: mapped.or(in_memory[i].as_ref().map(TensorView::values)).unwrap_or_default(),
-                turned: mapped.is_some(),
+                matrix: frozen.or(in_memory[i].as_ref().map(|view| view.values().into())).unwrap_or_default(),
                 bias,
                 a,
                 b,
@@ -206,7 +206,7 @@ impl TransformerBlock {
         let plan = BlockPlan {
             shape,
             scales: maps.map(|map| map.and_then(|map| map.lora.as_ref()).map_or(0.0, |lora| lora.scale as f32)),
-            mapped: maps.map(|map| map.and_then(|map| map.mapped().cloned())),
+            frozen: maps.map(|map| map.and_then(|map| map.frozen().cloned())),
             rope: positions.rope.clone(),
             padding: context.padding.clone(),
             recompute: context.recompute,

@@ -15,8 +15,10 @@ use crate::transformer::kv_cache::KvCache;
 use crate::transformer::positions::{LearnedPositions, Positions};
 use burn::module::{Module, Param};
 use burn::nn::{Linear, LinearConfig};
-use burn::tensor::{Device, Int, Tensor};
-use duel_kernels::{Decoder, DecoderHead, DecoderParts, NormWeights};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use duel_kernels::{
+    Decoder, DecoderHead, DecoderParts, FrozenMatrix, FrozenNumbers, LinearMatrix, Matrix, NormWeights,
+};
 use duel_spec::seeds::Rng;
 use std::sync::Arc;
 
@@ -26,6 +28,9 @@ pub struct Policy {
     pub(super) body: Backbone,
     /// `None` where the head shares the token embedding.
     pub(super) head: Option<Linear>,
+    /// The head's matrix `[D, V]` where it is rounded; `head` then holds none.
+    #[module(skip)]
+    frozen_head: Option<Arc<FrozenMatrix>>,
     #[module(skip)]
     logit_spec: LogitSpec,
 }
@@ -61,7 +66,7 @@ impl Policy {
             }
             head
         });
-        Self { body, head, logit_spec: config.architecture.logits.clone() }
+        Self { body, head, frozen_head: None, logit_spec: config.architecture.logits.clone() }
     }
 
     /// Logits after each token from column `from` on.
@@ -95,10 +100,11 @@ impl Policy {
             Some(head) => (head.weight.val(), false),
             None => (self.body.tokens.weight.val(), true),
         };
+        let frozen = self.frozen_matrix().cloned();
         if !fused::is_supported(&weight) {
             return None;
         }
-        let vocabulary = weight.dims()[usize::from(!tied)];
+        let [vocabulary, _] = self.body.tokens.dims();
         let mut states = states(); // [B, T, D]
         if self.logit_spec.multiplier != 1.0 {
             states = states * self.logit_spec.multiplier;
@@ -107,7 +113,7 @@ impl Policy {
         count(|counted| counted.heads += (2 * width * vocabulary * b * t) as f64);
         let targets = Arc::new(targets.into_data().iter::<i32>().collect());
         let soft_cap = self.logit_spec.soft_cap.map(|cap| cap as f32);
-        let plan = LogpPlan { targets, vocabulary, tied, soft_cap, hidden };
+        let plan = LogpPlan { targets, vocabulary, tied, frozen, soft_cap, hidden };
         Some(fused::chosen_logp(states.reshape([b * t, width]), weight, plan).reshape([b, t]))
     }
 
@@ -129,7 +135,7 @@ impl Policy {
             return None;
         }
         let (first, context) = (blocks.first()?, self.body.context());
-        let numbers = self.body.matrices() + tokens.weight.shape().num_elements();
+        let numbers = self.body.matrices() + tokens.dims().iter().product::<usize>();
         duel_kernels::pool_make_room(numbers); // training leaves buffers
         let positions = match positions {
             Positions::Learned(LearnedPositions { weight, offset }) => host(weight.val().narrow(0, *offset, context)),
@@ -137,25 +143,32 @@ impl Policy {
         };
         let (gain, bias) = gain_and_bias(norm);
         let (gain, bias) = (host(gain), bias.map(host).unwrap_or_default());
-        let weight = match &self.head {
+        let head = match &self.head {
             Some(head) => Some(TensorView::new(head.weight.val())?), // [D, V]
             None => None,
+        };
+        let matrix = match (&self.frozen_head, &head) {
+            (Some(matrix), _) => Some(LinearMatrix::Frozen(matrix)),
+            (None, head) => head.as_ref().map(|head| head.values().into()),
         };
         let head_bias = self.head.as_ref().and_then(|head| head.bias.as_ref()).map(|bias| host(bias.val()));
         let embedding = TensorView::new(tokens.weight.val())?; // [V, D]
         let mut decoder = Decoder::new(DecoderParts {
-            width: tokens.weight.dims()[1],
+            width: tokens.dims()[1],
             heads: first.attention.heads,
             key_value_heads: first.attention.key_value_heads,
             head_width: first.attention.head_width,
             inner: first.mlp.inner(),
             epsilon: *epsilon as f32,
-            tokens: embedding.values(),
+            tokens: match tokens.frozen() {
+                Some(matrix) => LinearMatrix::Frozen(matrix),
+                None => LinearMatrix::F32 { values: embedding.values(), turned: true },
+            },
             embedding_multiplier: *embedding_multiplier as f32,
             positions,
             norm: NormWeights { gain: &gain, bias: &bias },
             head: DecoderHead {
-                weight: weight.as_ref().map(TensorView::values),
+                matrix,
                 bias: head_bias.as_deref().unwrap_or_default(),
                 multiplier: self.logit_spec.multiplier as f32,
                 soft_cap: self.logit_spec.soft_cap.map(|cap| cap as f32),
@@ -171,9 +184,19 @@ impl Policy {
     /// Logits `[B, T, V]` after hidden states `[B, T, D]`.
     pub fn unembed(&self, hidden: Tensor<3>) -> Tensor<3> {
         self.count_heads(hidden.dims()[0] * hidden.dims()[1]);
-        let mut logits = match &self.head {
-            Some(head) => head.forward(hidden),
-            None => {
+        let mut logits = match (&self.head, self.frozen_matrix()) {
+            (head, Some(matrix)) => {
+                let logits = match fused::is_supported(&hidden) {
+                    true => fused::frozen_product(hidden, matrix.clone()),
+                    false => hidden.clone().matmul(as_tensor(matrix, &hidden.device()).unsqueeze()),
+                };
+                match head.as_ref().and_then(|head| head.bias.as_ref()) {
+                    Some(bias) => logits + bias.val().unsqueeze(),
+                    None => logits,
+                }
+            }
+            (Some(head), None) => head.forward(hidden),
+            (None, None) => {
                 let [b, l, d] = hidden.dims();
                 let embedding = self.body.tokens.weight.val(); // [V, D]
                 let [v, _] = embedding.dims();
@@ -192,7 +215,7 @@ impl Policy {
 
     /// Counts the head's reading of so many states.
     fn count_heads(&self, states: usize) {
-        let [v, d] = self.body.tokens.weight.dims();
+        let [v, d] = self.body.tokens.dims();
         count(|counted| counted.heads += (2 * d * v * states) as f64);
     }
 
@@ -242,21 +265,48 @@ impl Policy {
         self.body.projections().any(|map| map.lora.is_some())
     }
 
-    /// A hash of all weights, those that stay in their file too.
+    /// A hash of all weights, those that are no tensors too.
     pub fn hash(&self) -> String {
-        self.body.hash_of(self)
+        self.body.hash_of(self, self.frozen_head.as_ref())
     }
 
     /// The model as it is read fastest: adapters stay on, so that the frozen weights are not copied; those of GPT-2's block are
-    /// merged, since its own operation has none, unless its matrices stay in their file.
+    /// merged, since its own operation has none, unless its matrices are no tensors.
     pub fn for_inference(self) -> Self {
         let Backbone { positions, blocks, .. } = &self.body;
         let is_gpt2 = matches!(positions, Positions::Learned(_)) && blocks.iter().all(TransformerBlock::is_gpt2);
-        if is_gpt2 && self.body.projections().all(|map| map.mapped().is_none()) { self.merged() } else { self }
+        if is_gpt2 && self.body.projections().all(|map| map.frozen().is_none()) { self.merged() } else { self }
     }
 
-    /// The model with its adapters merged into its matrices, all of which are in memory.
-    pub fn merged(self) -> Self {
-        self.map_projections(|_, projection| projection.merge_lora())
+    /// The model with its adapters merged into its matrices, all of which are tensors.
+    pub fn merged(mut self) -> Self {
+        self.body = self.body.merged();
+        if let (Some(head), Some(matrix)) = (&mut self.head, self.frozen_head.take()) {
+            head.weight = Param::from_tensor(as_tensor(&matrix, &head.weight.device()));
+        }
+        self
     }
+
+    /// The model with its matrices, its embedding and its head rounded, no longer to be trained. Products with them round
+    /// the other side to bf16 too.
+    pub fn rounded(mut self, numbers: FrozenNumbers) -> Self {
+        self.body = self.body.rounded(numbers);
+        if let Some(head) = self.head.as_mut().filter(|_| self.frozen_head.is_none()) {
+            let ([inputs, outputs], values) = (head.weight.dims(), host(head.weight.val()));
+            let matrix = FrozenMatrix::new(Matrix::rows(&values, outputs), inputs, outputs, numbers);
+            self.frozen_head = Some(Arc::new(matrix));
+            head.weight = Param::from_tensor(Tensor::zeros([1, 1], &head.weight.device()));
+        }
+        self
+    }
+
+    /// What the head reads with, `[D, V]`, where it is rounded.
+    fn frozen_matrix(&self) -> Option<&Arc<FrozenMatrix>> {
+        if self.head.is_some() { self.frozen_head.as_ref() } else { self.body.tokens.frozen() }
+    }
+}
+
+/// A rounded matrix as a tensor `[in, out]`.
+fn as_tensor(matrix: &FrozenMatrix, device: &Device) -> Tensor<2> {
+    Tensor::from_data(TensorData::new(matrix.values(), [matrix.inputs(), matrix.outputs()]), device)
 }

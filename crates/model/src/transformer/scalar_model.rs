@@ -8,6 +8,7 @@ use crate::transformer::policy::Policy;
 use burn::module::{Module, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Tensor, TensorData};
+use duel_kernels::FrozenNumbers;
 use duel_spec::ScorePooling;
 
 /// A value head on a policy's own hidden states, which starts at zero.
@@ -44,7 +45,7 @@ pub struct ScalarModel {
 impl ScalarModel {
     /// The policy's body under a head that starts at zero.
     pub fn from_policy(policy: Policy, device: &Device) -> Self {
-        let width = policy.body.tokens.weight.dims()[1];
+        let width = policy.body.tokens.dims()[1];
         let mut model = Self::with_head(policy, vec![0.0; width], device);
         model.head.bias = Some(Param::from_tensor(Tensor::zeros([1], device)));
         model
@@ -72,6 +73,7 @@ impl ScalarModel {
 
     /// The same model with one more row of the token embedding, of zeros.
     pub fn with_another_token(mut self) -> Self {
+        self.body.tokens = self.body.tokens.in_memory();
         self.body.tokens.weight = self.body.tokens.weight.map(|rows| {
             let [_, width] = rows.dims();
             let more = Tensor::zeros([1, width], &rows.device());
@@ -82,7 +84,13 @@ impl ScalarModel {
 
     /// The model with its adapters added to the weights that they stand on.
     pub fn merged(mut self) -> Self {
-        self.body = self.body.map_projections(|_, projection| projection.merge_lora());
+        self.body = self.body.merged();
+        self
+    }
+
+    /// The model with the matrices of its body rounded, no longer to be trained.
+    pub fn rounded(mut self, numbers: FrozenNumbers) -> Self {
+        self.body = self.body.rounded(numbers);
         self
     }
 
@@ -100,9 +108,9 @@ impl ScalarModel {
         self
     }
 
-    /// A hash of all weights, those that stay in their file too.
+    /// A hash of all weights, those that are no tensors too.
     pub fn hash(&self) -> String {
-        self.body.hash_of(self)
+        self.body.hash_of(self, None)
     }
 
     /// One number after each token.

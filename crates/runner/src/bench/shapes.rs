@@ -1,13 +1,14 @@
 //! The sizes that `duel bench` times: models, batches, and their data.
 
 use crate::sysinfo;
+use crate::world::frozen_numbers;
 use burn::tensor::Device;
 use clap::ValueEnum;
 use duel_data::World;
 use duel_data::grammar::GrammarWorld;
 use duel_data::pairs::PreferenceRow;
 use duel_model::{Activation, Architecture, Gpt2, Llama, Policy, Qwen2, Responses, TransformerConfig};
-use duel_spec::{GrammarSettings, ModelShape, Split, TokenSpec, seeds};
+use duel_spec::{GrammarSettings, ModelNumbers, ModelShape, Split, TokenSpec, seeds};
 use duel_training::PairBatch;
 use rand::RngExt;
 
@@ -41,6 +42,8 @@ pub struct Shape {
     /// Sequences of an SFT step and of a rollout; pairs of the others.
     pub batch: usize,
     pub threads: usize,
+    /// Of the frozen matrices of a large model.
+    pub numbers: ModelNumbers,
 }
 
 impl Shape {
@@ -63,7 +66,7 @@ impl Shape {
                 let ModelShape { layers, width, heads, tied, .. } = ModelShape::defaults();
                 let space = world.space().clone();
                 let config = TransformerConfig::small(space.vocabulary, space.context(), layers, width, heads, tied);
-                Self { name: "grammar", config, space, batch: 64, threads: 1 }
+                Self { name: "grammar", config, space, batch: 64, threads: 1, numbers: ModelNumbers::F32 }
             }
         }
     }
@@ -109,7 +112,7 @@ impl Shape {
     ) -> Self {
         let context = space.context();
         let config = TransformerConfig { vocabulary, context, layers, width, heads, tied: true, architecture };
-        Self { name, config, space, batch, threads: sysinfo::cores() }
+        Self { name, config, space, batch, threads: sysinfo::cores(), numbers: ModelNumbers::F32 }
     }
 
     /// Sequences that are generated at a time; for the large model as many as a step on pairs reads.
@@ -131,7 +134,11 @@ impl Shape {
     }
 
     pub(super) fn policy(&self, device: &Device) -> Policy {
-        Policy::new(&self.config, &mut seeds::derive(0, "bench", 0, "init"), device)
+        let policy = Policy::new(&self.config, &mut seeds::derive(0, "bench", 0, "init"), device);
+        match frozen_numbers(self.numbers) {
+            Some(numbers) => policy.rounded(numbers),
+            None => policy,
+        }
     }
 
     /// Responses of full length to random prompts.

@@ -6,6 +6,7 @@ use crate::sysinfo::{self, PURGE_MILLISECONDS, PURGE_MILLISECONDS_PRETRAINED};
 use crate::terminal::print;
 use burn::tensor::{Device, Distribution, Tensor};
 use clap::{Args, ValueEnum};
+use duel_spec::ModelNumbers;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -19,6 +20,9 @@ pub struct BenchArgs {
     /// Only this case; may be repeated. `evaluation` is of the world `grammar` alone
     #[arg(long, value_parser = CASES)]
     pub case: Vec<String>,
+    /// What frozen matrices are kept in; may be repeated. Others than f32 are for the shapes under LoRA, and are left out elsewhere
+    #[arg(long, default_values = ["f32"])]
+    pub numbers: Vec<BenchNumbers>,
     /// Timed runs of each case
     #[arg(long, value_name = "N", default_value = "7", value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub runs: u16,
@@ -37,6 +41,23 @@ pub enum BenchFormat {
     Markdown,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BenchNumbers {
+    F32,
+    Bf16,
+    Q8,
+}
+
+impl From<BenchNumbers> for ModelNumbers {
+    fn from(numbers: BenchNumbers) -> Self {
+        match numbers {
+            BenchNumbers::F32 => Self::F32,
+            BenchNumbers::Bf16 => Self::Bf16,
+            BenchNumbers::Q8 => Self::Q8,
+        }
+    }
+}
+
 /// Side of the square matrices whose product gives the machine's peak.
 const PEAK_SIDE: usize = 2048;
 /// Rounds of each case before it is timed: new memory comes in over the first steps.
@@ -52,6 +73,7 @@ const STILL: Duration = Duration::from_millis(20);
 #[derive(Debug, Serialize)]
 struct Timing {
     config: &'static str,
+    numbers: ModelNumbers,
     case: &'static str,
     threads: usize,
     runs: usize,
@@ -110,8 +132,14 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
     }
     let mut peaks: Vec<(usize, f64)> = Vec::new();
     let mut timings = Vec::new();
-    for &shape in &args.config {
-        let shape = Shape::of(shape);
+    let numbers_of = |shape: &Shape| -> Vec<ModelNumbers> {
+        let all = args.numbers.iter().map(|&numbers| numbers.into());
+        all.filter(|&numbers| numbers == ModelNumbers::F32 || shape.is_large()).collect()
+    };
+    let shapes = args.config.iter().map(|&shape| Shape::of(shape));
+    let shapes =
+        shapes.flat_map(|shape| numbers_of(&shape).into_iter().map(move |numbers| Shape { numbers, ..shape.clone() }));
+    for shape in shapes {
         // as a worker of such a model
         let purge = if shape.is_large() { PURGE_MILLISECONDS_PRETRAINED } else { PURGE_MILLISECONDS };
         sysinfo::set_purge_delay(purge);
@@ -215,6 +243,7 @@ fn time(shape: &Shape, name: &'static str, mut case: Case, args: &BenchArgs, pea
     let speed = case.flops.map(|flops| flops / seconds.median / 1e9);
     Ok(Timing {
         config: shape.name,
+        numbers: shape.numbers,
         case: name,
         threads: shape.threads,
         runs,
@@ -239,16 +268,27 @@ fn as_text(report: &BenchReport) -> String {
     }
     let _ = writeln!(
         text,
-        "\n{:8} {:12} {:>7} {:>5} {:>10} {:>20} {:>10} {:>8} {:>8} {:>8}",
-        "config", "case", "threads", "runs", "median s", "from – to", "tokens/s", "GFLOP/s", "of peak", "peak MB"
+        "\n{:8} {:7} {:12} {:>7} {:>5} {:>10} {:>20} {:>10} {:>8} {:>8} {:>8}",
+        "config",
+        "numbers",
+        "case",
+        "threads",
+        "runs",
+        "median s",
+        "from – to",
+        "tokens/s",
+        "GFLOP/s",
+        "of peak",
+        "peak MB"
     );
     for t in &report.timings {
         let speed = t.gflop_per_second.map_or("–".into(), |speed| format!("{speed:.0}"));
         let spread = format!("{:.5} – {:.5}", t.seconds.min, t.seconds.max);
         let _ = writeln!(
             text,
-            "{:8} {:12} {:>7} {:>5} {:>10.5} {:>20} {:>10.0} {:>8} {:>8} {:>8.0}",
+            "{:8} {:7} {:12} {:>7} {:>5} {:>10.5} {:>20} {:>10.0} {:>8} {:>8} {:>8.0}",
             t.config,
+            name_of(t.numbers),
             t.case,
             t.threads,
             t.runs,
@@ -263,7 +303,7 @@ fn as_text(report: &BenchReport) -> String {
             let spread = format!("{:.5} – {:.5}", p.seconds.min, p.seconds.max);
             let _ = writeln!(
                 text,
-                "{:8}   {:18} {:>5} {:>10.5} {:>20}   ours is {:.2} times as fast ({:.2} – {:.2})",
+                "{:16}   {:18} {:>5} {:>10.5} {:>20}   ours is {:.2} times as fast ({:.2} – {:.2})",
                 "", p.name, "", p.seconds.median, spread, p.ratio.median, p.ratio.min, p.ratio.max
             );
         }
@@ -293,8 +333,8 @@ fn as_markdown(report: &BenchReport) -> String {
         report.version,
         versions.join(", ")
     );
-    text += "| size | step | threads | seconds | of peak | memory | PyTorch: seconds | times ours | TRL / HF: seconds | times ours |\n";
-    text += "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
+    text += "| size | numbers | step | threads | seconds | of peak | memory | PyTorch: seconds | times ours | TRL / HF: seconds | times ours |\n";
+    text += "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
     for t in &report.timings {
         let peer_cells = |name: &str| match t.peers.iter().find(|p| p.name == name) {
             Some(p) => format!(
@@ -308,8 +348,9 @@ fn as_markdown(report: &BenchReport) -> String {
         };
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {} ({} – {}) | {} | {:.0} MB | {} | {} |",
+            "| {} | {} | {} | {} | {} ({} – {}) | {} | {:.0} MB | {} | {} |",
             t.config,
+            name_of(t.numbers),
             t.case,
             t.threads,
             seconds(t.seconds.median),
@@ -322,6 +363,14 @@ fn as_markdown(report: &BenchReport) -> String {
         );
     }
     text
+}
+
+fn name_of(numbers: ModelNumbers) -> &'static str {
+    match numbers {
+        ModelNumbers::F32 => "f32",
+        ModelNumbers::Bf16 => "bf16",
+        ModelNumbers::Q8 => "q8",
+    }
 }
 
 /// With three significant digits.

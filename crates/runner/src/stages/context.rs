@@ -10,7 +10,7 @@ use burn::tensor::Device;
 use duel_data::World;
 use duel_data::pairs::PreferenceRow;
 use duel_ledger::{RunDir, StageDir, StageRecorder};
-use duel_model::{Policy, ResponseReader, TransformerConfig, peft, weights};
+use duel_model::{FrozenNumbers, Policy, ResponseReader, TransformerConfig, peft, weights};
 use duel_reward::{PretrainedReward, Scorer};
 use duel_spec::seeds::{self};
 use duel_spec::{ArmPoint, Clocks, Experiment};
@@ -117,10 +117,29 @@ impl StageContext<'_> {
             return Ok(policy.clone());
         }
         let model = world::open_model(self.experiment)?;
-        let (mapped, context) = (self.experiment.model.mapped, world.space().context());
-        let policy = if mapped { model.mapped(context, &self.device)? } else { model.policy(context, &self.device)? };
+        let (settings, context) = (&self.experiment.model, world.space().context());
+        let sft = &self.experiment.stages.sft;
+        let policy = match self.frozen_numbers().filter(|_| sft.steps == 0 || sft.lora) {
+            Some(numbers) if !settings.mapped => model.rounded(context, numbers, &self.device)?,
+            Some(numbers) => model.mapped(context, &self.device)?.rounded(numbers),
+            None if settings.mapped => model.mapped(context, &self.device)?,
+            None => model.policy(context, &self.device)?,
+        };
         let policy = self.with_recompute(policy).no_grad();
         Ok(self.models.pretrained.get_or_init(|| policy).clone())
+    }
+
+    /// What matrices are rounded to that are not trained; `None`: they are not.
+    fn frozen_numbers(&self) -> Option<FrozenNumbers> {
+        world::frozen_numbers(self.experiment.model.numbers)
+    }
+
+    /// A policy whose weights are not trained, as the experiment keeps it.
+    pub(super) fn frozen(&self, policy: Policy) -> Policy {
+        match self.frozen_numbers() {
+            Some(numbers) => policy.rounded(numbers).no_grad(),
+            None => policy.no_grad(),
+        }
     }
 
     /// The reward model of `stages.rm.from`, where one is named: read once, and shared by all that start from it.
@@ -132,6 +151,7 @@ impl StageContext<'_> {
         if self.models.reward.get().is_none() {
             let model = PretrainedReward::open(&sources::model(Path::new(&settings.from))?)?;
             let (config, body) = (model.config()?, self.with_recompute(model.body(&self.device)?).no_grad());
+            let body = if settings.lora || settings.steps == 0 { self.frozen(body) } else { body };
             return Ok(Some(self.models.reward.get_or_init(|| RewardStart { model, config, body })));
         }
         Ok(self.models.reward.get())
@@ -179,7 +199,7 @@ impl StageContext<'_> {
             return Ok(policy); // clones of a module share their parameters' ids, and with them their gradients
         }
         let policy = if policy.has_lora() { policy.merged() } else { policy };
-        Ok(self.models.sft.get_or_init(|| policy.no_grad()).clone())
+        Ok(self.models.sft.get_or_init(|| self.frozen(policy)).clone())
     }
 
     /// The start of SFT, without gradient: the pretrained model, or the model of the stage `base`.

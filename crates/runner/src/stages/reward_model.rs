@@ -236,6 +236,7 @@ fn body(context: &StageContext<'_>, world: &dyn World) -> Result<Policy> {
     match (context.reward_start()?, context.experiment.stages.rm.start) {
         (Some(start), _) => Ok(start.body.clone()),
         (None, RmStart::Sft) => context.sft_policy(world),
+        (None, RmStart::Base) if context.experiment.stages.rm.lora => Ok(context.frozen(context.base_policy(world)?)),
         (None, RmStart::Base) => context.base_policy(world),
     }
 }

@@ -18,6 +18,7 @@ const CHOICES: &[(&str, &[&str])] = &[
     ("judge.reads", &["response", "all"]),
     ("world.rows.long_prompts", &["drop", "cut"]),
     ("world.rows.long_responses", &["drop", "cut"]),
+    ("model.numbers", &["f32", "bf16", "q8"]),
     ("learner.optimizer", &["adamw", "rmsprop", "lion"]),
     ("learner.schedule", &["constant", "linear", "cosine"]),
     ("stages.pairs.temperature", &["fixed", "bayes"]),
@@ -59,4 +60,24 @@ pub(super) fn check_choices(document: &Document) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_default_that_is_one_of_several_has_its_choices() {
+        let lines = include_str!("../defaults.toml").lines();
+        let choices: Vec<(&str, &str)> = lines
+            .filter_map(|line| line.split_once(" = \"")) // a string
+            .filter(|(key, rest)| key.starts_with(char::is_lowercase) && rest.contains("\" | \""))
+            .collect();
+        assert!(choices.len() > 20, "{}", choices.len());
+        for (key, rest) in choices {
+            let value = rest.split('"').next().unwrap_or_default();
+            let listed = CHOICES.iter().filter(|(pattern, _)| pattern.rsplit('.').next() == Some(key));
+            assert!(listed.into_iter().any(|(_, accepted)| accepted.contains(&value)), "`{key}` has no choices");
+        }
+    }
 }

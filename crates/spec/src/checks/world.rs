@@ -3,6 +3,7 @@
 use crate::columns::ColumnRole;
 use crate::document::Document;
 use crate::experiment::Experiment;
+use crate::learner::ModelNumbers;
 use crate::stages::SftStage;
 use crate::world::{JudgeKind, JudgedText, RowPaths, RowsSettings, Rule, WorldKind};
 use crate::{Error, Result};
@@ -77,7 +78,13 @@ pub(super) fn check_world(experiment: &Experiment, document: &Document) -> Resul
         return Err(document.clash("world.reviews.preface", "model.from = \"\"", why));
     }
     if experiment.model.mapped {
-        check_mapped(experiment, document)?;
+        check_frozen(experiment, document, "model.mapped", "stay in their file")?;
+        if experiment.stages.sft.steps > 0 {
+            return Err(document.clash("model.mapped", "stages.sft.steps", "the SFT policy is kept as full weights"));
+        }
+    }
+    if experiment.model.numbers != ModelNumbers::F32 {
+        check_frozen(experiment, document, "model.numbers", "be rounded")?;
     }
     check_sft(experiment, document)
 }
@@ -188,12 +195,12 @@ fn check_judge(experiment: &Experiment, document: &Document) -> Result<()> {
     Ok(())
 }
 
-/// A memory-mapped model needs adapters everywhere.
-fn check_mapped(experiment: &Experiment, document: &Document) -> Result<()> {
-    let clash = |with: &str, why: &str| Err(document.clash("model.mapped", with, why));
-    let why = "weights that are trained in full cannot stay in their file";
+/// A model whose matrices are mapped or rounded needs adapters everywhere.
+fn check_frozen(experiment: &Experiment, document: &Document, key: &str, cannot: &str) -> Result<()> {
+    let clash = |with: &str, why: &str| Err(document.clash(key, with, why));
+    let why = &format!("weights that are trained in full cannot {cannot}");
     if !experiment.is_pretrained() {
-        return clash("model.from = \"\"", "a fresh model has no file");
+        return clash("model.from = \"\"", "a fresh model is trained in full");
     }
     let full = experiment
         .arms
@@ -201,9 +208,6 @@ fn check_mapped(experiment: &Experiment, document: &Document) -> Result<()> {
         .find(|(_, arm)| arm.representative_points().iter().any(|point| !point.method.common().lora));
     if let Some((name, _)) = full {
         return clash(&format!("arms.{name}.lora = false"), why);
-    }
-    if experiment.stages.sft.steps > 0 {
-        return clash("stages.sft.steps", "the SFT policy is kept as full weights");
     }
     if !experiment.stages.rm.lora && !experiment.stages.rm.is_pretrained() {
         return clash("stages.rm.lora = false", why);

@@ -9,6 +9,7 @@ use crate::transformer::fused_block::FusedContext;
 use crate::{Activation, KvCache, Llama, Policy, Tokens, TransformerConfig, weights};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Gradients, Int, Tensor, TensorData};
+use duel_kernels::NextTokens;
 use duel_spec::seeds;
 
 const LENGTH: usize = 9;
@@ -88,11 +89,20 @@ fn check_read(what: &str, policy: &Policy, device: &Device) {
 fn check_decoder(what: &str, policy: &Policy, device: &Device) {
     let decoder = policy.decoder().unwrap_or_else(|| panic!("{what} is not decoded"));
     let all = tokens(device);
-    let (mut cache, mut decoding) = (KvCache::default(), decoder.start(vec![0, 4, 1], LENGTH));
+    let (mut cache, mut decoding) = (KvCache::default(), decoder.start(3, LENGTH));
     for (from, columns) in [(0, 5), (5, 1), (6, 3)] {
         let ids = all.ids.clone().narrow(1, from, columns);
-        let actual = decoding.forward(&ids.clone().into_data().iter::<i32>().collect::<Vec<_>>());
         let left_padding = if from == 0 { all.left_padding.clone() } else { None };
+        let rows = ids.clone().into_data().iter::<i32>().collect::<Vec<_>>();
+        let next: Vec<NextTokens> = rows
+            .chunks_exact(columns)
+            .enumerate()
+            .map(|(place, row)| {
+                let padding = left_padding.as_ref().map_or(0, |padding| padding[place]);
+                NextTokens { place, ids: row[padding..].to_vec() }
+            })
+            .collect();
+        let actual = decoding.forward(&next);
         let expected = host(policy.next_logits(Tokens { ids, left_padding }, &mut cache));
         assert_close(&format!("logits of {what}"), &actual, &expected, 2e-5);
     }

@@ -1,0 +1,501 @@
+//! Matrices that are not trained, rounded once to bf16 or to 8 bits, and their products: both sides in bf16, sums in f32.
+//!
+//! A product of two bf16 numbers is exact in f32. A sum runs over pairs of inputs, in each the odd input first, as
+//! `vdpbf16ps` does it: without that instruction the same numbers come out, but for those below 2⁻¹²⁶, which it takes as 0.
+
+use crate::buffer::{PairBuffer, PooledBuffer};
+use crate::matrix::{Accumulate, Matrix, PANEL};
+use crate::panel_bf16::{self, DEPTH_PAIRS, turn_block};
+use crate::simd::simd_dispatch;
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Two bf16 numbers of neighbouring inputs, the even one in the low half.
+pub type Pair = u32;
+
+/// Inputs that share a scale in 8 bits, as in GGUF's Q8_0.
+const Q8_BLOCK: usize = 32;
+/// Pairs of inputs of a block that can be turned.
+pub(crate) const BLOCK_PAIRS: usize = PANEL / 2;
+/// Numbers that one thread packs alone.
+const SERIAL_PACK_MAX: usize = 1 << 15;
+/// Rows so few that a panel had better be read from one end to the other.
+const FEW_ROWS: usize = 64;
+
+/// What the numbers of a [`FrozenMatrix`] are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FrozenNumbers {
+    /// The nearest bf16 number.
+    Bf16,
+    /// An integer from −127 to 127 times the scale of its 32 inputs, which is the largest magnitude among them over 127.
+    Q8,
+}
+
+/// A matrix `[K, N]` that is not trained, cut into panels of 32 columns.
+#[derive(Debug)]
+pub struct FrozenMatrix {
+    panels: Panels,
+    inputs: usize,
+    outputs: usize,
+}
+
+/// Panel by panel, pair of inputs by pair of inputs; inputs and columns are filled up with zeros to multiples of 32.
+#[derive(Debug)]
+enum Panels {
+    /// `[panel][pair][column]`
+    Bf16(PairBuffer),
+    /// Quants `[panel][pair][even, odd][column]`, scales `[panel][block][column]`.
+    Q8 { quants: Vec<i8>, scales: Vec<f32> },
+}
+
+/// Rows of a left side `[N, K]`, rounded to bf16.
+#[derive(Debug)]
+pub struct Bf16Rows {
+    pairs: PairBuffer,
+    rows: usize,
+    inputs: usize,
+}
+
+/// Pairs from one row to the next: a line more than the row, so that rows do not fall on the same lines of the first cache.
+fn row_step(inputs: usize) -> usize {
+    inputs.div_ceil(2).next_multiple_of(16) + 16
+}
+
+/// Pairs of a panel of so many inputs.
+fn panel_pairs(inputs: usize) -> usize {
+    inputs.next_multiple_of(PANEL) / 2
+}
+
+impl Bf16Rows {
+    /// # Panics
+    /// If the slice is too short for its shape, or columns do not stand one after another.
+    pub fn new(x: Matrix<'_>, rows: usize, inputs: usize) -> Self {
+        assert!(x.holds(rows, inputs) && x.column_step == 1, "a slice is too short");
+        let step = row_step(inputs);
+        let mut pairs = PairBuffer::new(rows * step);
+        for (row, to) in pairs.chunks_exact_mut(step).enumerate() {
+            round_row(&x.values[row * x.row_step..][..inputs], &mut to[..inputs.div_ceil(2)]);
+        }
+        Self { pairs, rows, inputs }
+    }
+}
+
+/// The bits of the nearest bf16 number, ties to even; 0 for numbers below 2⁻¹²⁶.
+#[inline(always)]
+fn bf16_bits(x: f32) -> u32 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
+    let rounded = if rounded & 0x7f80 == 0 { rounded & 0x8000 } else { rounded };
+    if x.is_nan() { 0x7fc0 } else { rounded }
+}
+
+/// The two numbers of a pair.
+#[inline(always)]
+pub(crate) fn unpair(pair: Pair) -> [f32; 2] {
+    [f32::from_bits(pair << 16), f32::from_bits(pair & 0xffff_0000)]
+}
+
+#[inline(always)]
+fn pair(even: f32, odd: f32) -> Pair {
+    bf16_bits(even) | bf16_bits(odd) << 16
+}
+
+simd_dispatch! {
+    fn round_row(row: &[f32], to: &mut [Pair]) {
+        let (twos, rest) = row.as_chunks::<2>();
+        for (to, [even, odd]) in to.iter_mut().zip(twos) {
+            *to = pair(*even, *odd);
+        }
+        if let ([last], Some(to)) = (rest, to.last_mut()) {
+            *to = pair(*last, 0.0);
+        }
+    }
+}
+
+simd_dispatch! {
+    /// Pairs of a panel of 8 bits: `quants` `[pair][even, odd][column]`, `scales` `[block][column]`.
+    fn dequantise(quants: &[i8], scales: &[f32], to: &mut [Pair]) {
+        let (quants, to) = (quants.as_chunks::<{ 2 * PANEL }>().0, to.as_chunks_mut::<PANEL>().0);
+        let blocks = quants.chunks(Q8_BLOCK / 2).zip(to.chunks_mut(Q8_BLOCK / 2)).zip(scales.as_chunks::<PANEL>().0);
+        for ((quants, to), scales) in blocks {
+            for (quants, to) in quants.iter().zip(to) {
+                for column in 0..PANEL {
+                    let [even, odd] = [quants[column], quants[PANEL + column]].map(f32::from);
+                    to[column] = pair(even * scales[column], odd * scales[column]);
+                }
+            }
+        }
+    }
+}
+
+impl FrozenMatrix {
+    /// # Panics
+    /// If the slice is too short for its shape.
+    pub fn new(from: Matrix<'_>, inputs: usize, outputs: usize, numbers: FrozenNumbers) -> Self {
+        assert!(from.holds(inputs, outputs), "a slice is too short");
+        let (pairs, panels) = (panel_pairs(inputs), outputs.div_ceil(PANEL));
+        // a number, 0 beyond the matrix
+        let at = |input: usize, output: usize| match input < inputs && output < outputs {
+            true => from.values[input * from.row_step + output * from.column_step],
+            false => 0.0,
+        };
+        let panels = match numbers {
+            FrozenNumbers::Bf16 => {
+                let mut all = PairBuffer::new(panels * pairs * PANEL);
+                let pack = |(panel, to): (usize, &mut [Pair])| {
+                    for (index, to) in to.iter_mut().enumerate() {
+                        let (input, output) = (index / PANEL * 2, panel * PANEL + index % PANEL);
+                        *to = pair(at(input, output), at(input + 1, output));
+                    }
+                };
+                in_panels(&mut all, pairs * PANEL, pack);
+                Panels::Bf16(all)
+            }
+            FrozenNumbers::Q8 => {
+                let blocks = pairs * 2 / Q8_BLOCK;
+                let mut quants = vec![0i8; panels * pairs * 2 * PANEL];
+                let mut scales = vec![0f32; panels * blocks * PANEL];
+                in_panels(&mut scales, blocks * PANEL, |(panel, scales)| {
+                    for (index, scale) in scales.iter_mut().enumerate() {
+                        let (first, output) = (index / PANEL * Q8_BLOCK, panel * PANEL + index % PANEL);
+                        let largest =
+                            (first..first + Q8_BLOCK).map(|input| at(input, output).abs()).fold(0.0, f32::max);
+                        *scale = largest / 127.0;
+                    }
+                });
+                in_panels(&mut quants, pairs * 2 * PANEL, |(panel, quants)| {
+                    for (index, quant) in quants.iter_mut().enumerate() {
+                        let (input, column) = (index / PANEL, index % PANEL);
+                        let scale = scales[(panel * blocks + input / Q8_BLOCK) * PANEL + column];
+                        let x = at(input, panel * PANEL + column);
+                        *quant = if scale > 0.0 { (x / scale).round() as i8 } else { 0 };
+                    }
+                });
+                Panels::Q8 { quants, scales }
+            }
+        };
+        Self { panels, inputs, outputs }
+    }
+
+    /// `K`
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// `N`
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    pub fn numbers(&self) -> FrozenNumbers {
+        match self.panels {
+            Panels::Bf16(_) => FrozenNumbers::Bf16,
+            Panels::Q8 { .. } => FrozenNumbers::Q8,
+        }
+    }
+
+    /// Bytes of its numbers.
+    pub fn bytes(&self) -> usize {
+        match &self.panels {
+            Panels::Bf16(pairs) => size_of::<Pair>() * pairs.len(),
+            Panels::Q8 { quants, scales } => quants.len() + size_of::<f32>() * scales.len(),
+        }
+    }
+
+    /// The matrix `[K, N]` in f32, row by row.
+    pub fn values(&self) -> Vec<f32> {
+        let mut values = vec![0f32; self.inputs * self.outputs];
+        let mut scratch = None;
+        let pairs = panel_pairs(self.inputs);
+        for panel in 0..self.outputs.div_ceil(PANEL) {
+            let columns = panel * PANEL..self.outputs.min((panel + 1) * PANEL);
+            let rows = self.pairs(panel, 0..pairs, &mut scratch).as_chunks::<PANEL>().0;
+            for (row, to) in values.chunks_exact_mut(self.outputs.max(1)).enumerate() {
+                for (to, pair) in to[columns.clone()].iter_mut().zip(&rows[row / 2]) {
+                    *to = unpair(*pair)[row % 2];
+                }
+            }
+        }
+        values
+    }
+
+    /// Adds a column times a factor to `x` `[K]`.
+    pub fn add_column(&self, column: usize, factor: f32, x: &mut [f32]) {
+        let (panel, place, pairs) = (column / PANEL, column % PANEL, panel_pairs(self.inputs));
+        let number = |input: usize| match &self.panels {
+            Panels::Bf16(all) => unpair(all[(panel * pairs + input / 2) * PANEL + place])[input % 2],
+            Panels::Q8 { quants, scales } => {
+                let scale = scales[(panel * pairs * 2 / Q8_BLOCK + input / Q8_BLOCK) * PANEL + place];
+                let quant = quants[(panel * pairs * 2 + input) * PANEL + place];
+                unpair(pair(f32::from(quant) * scale, 0.0))[0]
+            }
+        };
+        x.iter_mut().enumerate().for_each(|(input, x)| *x += factor * number(input));
+    }
+
+    /// Some pairs of a panel; those of 8 bits are decoded into `scratch`.
+    fn pairs<'a>(&'a self, panel: usize, range: Range<usize>, scratch: &'a mut Option<PairBuffer>) -> &'a [Pair] {
+        let first = panel * panel_pairs(self.inputs);
+        let numbers = (first + range.start) * PANEL..(first + range.end) * PANEL;
+        match &self.panels {
+            Panels::Bf16(pairs) => &pairs[numbers],
+            Panels::Q8 { quants, scales } => {
+                let most = panel_pairs(self.inputs).max(DEPTH_PAIRS) * PANEL;
+                let to = &mut scratch.get_or_insert_with(|| PairBuffer::new(most))[..range.len() * PANEL];
+                let scales = &scales[numbers.start * 2 / Q8_BLOCK..];
+                dequantise(&quants[2 * numbers.start..2 * numbers.end], scales, to);
+                to
+            }
+        }
+    }
+
+    /// Some columns in bf16; the range begins at a panel.
+    pub fn in_bf16(&self, columns: Range<usize>) -> Self {
+        let pairs = panel_pairs(self.inputs);
+        let mut all = PairBuffer::new(columns.len().div_ceil(PANEL) * pairs * PANEL);
+        in_panels(&mut all, pairs * PANEL, |(panel, to)| match &self.panels {
+            Panels::Bf16(from) => {
+                to.copy_from_slice(&from[(columns.start / PANEL + panel) * pairs * PANEL..][..pairs * PANEL]);
+            }
+            Panels::Q8 { quants, scales } => {
+                let first = (columns.start / PANEL + panel) * pairs * PANEL;
+                dequantise(&quants[2 * first..][..2 * pairs * PANEL], &scales[2 * first / Q8_BLOCK..], to);
+            }
+        });
+        Self { panels: Panels::Bf16(all), inputs: self.inputs, outputs: columns.len() }
+    }
+
+    /// The transpose of some columns, in bf16: `[columns, K]`. The range begins at a panel.
+    pub fn turned(&self, columns: Range<usize>) -> Self {
+        let from = match &self.panels {
+            Panels::Bf16(all) => &all[columns.start / PANEL * panel_pairs(self.inputs) * PANEL..],
+            Panels::Q8 { .. } => return self.in_bf16(columns.clone()).turned(0..columns.len()),
+        };
+        let (panel, pairs) = (panel_pairs(self.inputs) * PANEL, panel_pairs(columns.len()));
+        let mut all = PairBuffer::new(self.inputs.div_ceil(PANEL) * pairs * PANEL);
+        in_panels(&mut all, pairs * PANEL, |(inputs, to)| {
+            // 32 inputs' panel of the transpose takes one block of each panel of columns
+            for (from, to) in from.chunks_exact(panel).zip(to.chunks_exact_mut(BLOCK_PAIRS * PANEL)) {
+                turn_block(&from[inputs * BLOCK_PAIRS * PANEL..][..BLOCK_PAIRS * PANEL], to);
+            }
+        });
+        Self { panels: Panels::Bf16(all), inputs: columns.len(), outputs: self.inputs }
+    }
+
+    /// `y (+)= x·w` on this thread with some of the columns; rows of `y` stand `y_step` apart. The range begins at a panel.
+    ///
+    /// # Panics
+    /// If a slice is too short for its shape.
+    pub fn product(&self, x: &Bf16Rows, columns: Range<usize>, y: &mut [f32], y_step: usize, over: Accumulate) {
+        let (rows, width) = (x.rows, columns.len());
+        if rows == 0 || width == 0 {
+            return;
+        }
+        let fits = (rows - 1) * y_step + width <= y.len() && y_step >= width && columns.end <= self.outputs;
+        assert!(fits && x.inputs == self.inputs && columns.start.is_multiple_of(PANEL), "a slice is too short");
+        if self.inputs == 0 && over == Accumulate::Write {
+            y.chunks_mut(y_step).take(rows).for_each(|row| row[..width].fill(0.0));
+        }
+        let (pairs, first) = (self.inputs.div_ceil(2), columns.start / PANEL);
+        let mut scratch = None;
+        let mut on = |panel: usize, from: usize| {
+            let to = pairs.min(from + DEPTH_PAIRS);
+            let over = if from == 0 { over } else { Accumulate::Add };
+            // whole blocks, so that 8 bits can be decoded
+            let w = self.pairs(first + panel, from..to.next_multiple_of(BLOCK_PAIRS), &mut scratch);
+            let shape = [rows, to - from, PANEL.min(width - panel * PANEL)];
+            panel_bf16::panel(shape, &x.pairs[from..], row_step(x.inputs), w, &mut y[panel * PANEL..], y_step, over);
+        };
+        let (panels, depths) = (0..width.div_ceil(PANEL), (0..pairs).step_by(DEPTH_PAIRS));
+        if rows <= FEW_ROWS {
+            panels.for_each(|panel| depths.clone().for_each(|from| on(panel, from)));
+        } else {
+            depths.for_each(|from| panels.clone().for_each(|panel| on(panel, from)));
+        }
+    }
+
+    /// `x·w` of rows that stand one after another, shared among threads.
+    pub fn rows_product(&self, x: &[f32]) -> Vec<f32> {
+        let rows = x.len() / self.inputs.max(1);
+        let mut y = vec![0f32; rows * self.outputs];
+        let band = rows.div_ceil(rayon::current_num_threads()).max(1);
+        y.par_chunks_mut((band * self.outputs).max(1)).zip(x.par_chunks((band * self.inputs).max(1))).for_each(
+            |(y, x)| {
+                let rounded = Bf16Rows::new(Matrix::rows(x, self.inputs), x.len() / self.inputs, self.inputs);
+                self.product(&rounded, 0..self.outputs, y, self.outputs, Accumulate::Write);
+            },
+        );
+        y
+    }
+
+    /// The same with all columns, shared among threads if `split`; which changes no number.
+    pub fn product_split(&self, x: &Bf16Rows, y: &mut [f32], y_step: usize, over: Accumulate, split: bool) {
+        let threads = rayon::current_num_threads();
+        if !split || threads == 1 || self.outputs < 2 * PANEL {
+            return self.product(x, 0..self.outputs, y, y_step, over);
+        }
+        let share = self.outputs.div_ceil(PANEL).div_ceil(threads) * PANEL;
+        let before = &*y;
+        let parts: Vec<(Range<usize>, PooledBuffer)> = (0..self.outputs.div_ceil(share))
+            .into_par_iter()
+            .map(|part| {
+                let columns = part * share..self.outputs.min((part + 1) * share);
+                let width = columns.len();
+                let mut out = PooledBuffer::new(x.rows * width);
+                if over == Accumulate::Add {
+                    let rows = before.chunks(y_step).zip(out.chunks_exact_mut(width));
+                    rows.for_each(|(y, out)| out.copy_from_slice(&y[columns.clone()]));
+                }
+                self.product(x, columns.clone(), &mut out, width, over);
+                (columns, out)
+            })
+            .collect();
+        for (columns, part) in parts {
+            for (y, part) in y.chunks_mut(y_step).zip(part.chunks_exact(columns.len())) {
+                y[columns.clone()].copy_from_slice(part);
+            }
+        }
+    }
+}
+
+/// Writes each panel of so many numbers.
+fn in_panels<T: Send>(all: &mut [T], panel: usize, write: impl Fn((usize, &mut [T])) + Sync + Send) {
+    match panel {
+        0 => {}
+        _ if all.len() < SERIAL_PACK_MAX => all.chunks_exact_mut(panel).enumerate().for_each(write),
+        _ => all.par_chunks_exact_mut(panel).enumerate().for_each(write),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHAPES: [[usize; 3]; 9] = [
+        [1, 1, 1],
+        [3, 5, 7],
+        [8, 32, 32],
+        [9, 33, 65],
+        [17, 300, 40],
+        [23, 600, 31],
+        [70, 1100, 64],
+        [2, 0, 3],
+        [66, 64, 200],
+    ];
+
+    fn numbers(n: usize, seed: u32) -> Vec<f32> {
+        let mut state = seed;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        };
+        (0..n).map(|_| next()).collect()
+    }
+
+    fn rounded(x: f32) -> f32 {
+        unpair(pair(x, 0.0))[0]
+    }
+
+    #[test]
+    fn numbers_are_rounded_to_the_nearest() {
+        let one_and_a_half_steps = 1.0 + 1.5 * 2f32.powi(-7);
+        for (x, expected) in [
+            (0.0, 0.0),
+            (-0.0, -0.0),
+            (1.0, 1.0),
+            (-2.5, -2.5),
+            (1.0 + 2f32.powi(-9), 1.0),
+            (1.0 + 2f32.powi(-8), 1.0), // a tie, to even
+            (one_and_a_half_steps, 1.0 + 2.0 * 2f32.powi(-7)),
+            (f32::INFINITY, f32::INFINITY),
+            (f32::MAX, f32::INFINITY),
+            (f32::MIN_POSITIVE, f32::MIN_POSITIVE),
+            (f32::MIN_POSITIVE / 2.0, 0.0),
+            (-1e-40, -0.0),
+        ] {
+            assert_eq!(rounded(x).to_bits(), f32::to_bits(expected), "{x}");
+        }
+        assert!(rounded(f32::NAN).is_nan() && rounded(f32::from_bits(0x7fff_ffff)).is_nan());
+    }
+
+    #[test]
+    fn a_matrix_is_within_its_rounding_and_rounding_again_changes_nothing() {
+        for [_, k, n] in SHAPES {
+            let w = numbers(k * n, 2);
+            // half a step of 8 bits, and of bf16
+            let half_steps = [(FrozenNumbers::Bf16, 2f32.powi(-9)), (FrozenNumbers::Q8, 0.5 / 127.0 + 2f32.powi(-9))];
+            for (kind, error) in half_steps {
+                let matrix = FrozenMatrix::new(Matrix::rows(&w, n), k, n, kind);
+                assert_eq!((matrix.inputs(), matrix.outputs(), matrix.numbers()), (k, n, kind));
+                let values = matrix.values();
+                assert!(w.iter().zip(&values).all(|(w, v)| (w - v).abs() <= error), "{kind:?} {k} {n}");
+                let turned = Matrix::rows(&values, n);
+                assert_eq!(FrozenMatrix::new(turned, k, n, FrozenNumbers::Bf16).values(), values);
+                let mut column = vec![1.0; k];
+                matrix.add_column(n - 1, 2.0, &mut column);
+                assert!((0..k).all(|i| column[i] == 1.0 + 2.0 * values[i * n + n - 1]));
+                let back = matrix.turned(0..n);
+                assert_eq!((back.inputs(), back.outputs()), (n, k));
+                let of_back = back.values();
+                assert!((0..k * n).all(|i| of_back[i % n * k + i / n] == values[i]), "{kind:?} {k} {n}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_product_is_the_sum_in_f64_of_rounded_numbers() {
+        for [m, k, n] in SHAPES {
+            let (x, w) = (numbers(m * (k + 2), 1), numbers(k * n, 2));
+            for kind in [FrozenNumbers::Bf16, FrozenNumbers::Q8] {
+                let matrix = FrozenMatrix::new(Matrix::rows(&w, k).t(), k, n, kind); // stored [N, K]
+                let (values, rows) = (matrix.values(), Bf16Rows::new(Matrix::rows(&x, k + 2), m, k));
+                for over in [Accumulate::Add, Accumulate::Write] {
+                    let before = numbers(m * (n + 3), 3);
+                    let [mut all, mut split, mut parts] = [before.clone(), before.clone(), before.clone()];
+                    matrix.product(&rows, 0..n, &mut all, n + 3, over);
+                    matrix.product_split(&rows, &mut split, n + 3, over, true);
+                    for first in (0..n).step_by(PANEL) {
+                        matrix.product(&rows, first..n.min(first + PANEL), &mut parts[first..], n + 3, over);
+                    }
+                    assert!(all == split && all == parts, "{m} {k} {n}");
+                    for (index, (actual, before)) in all.iter().zip(&before).enumerate() {
+                        let (i, j) = (index / (n + 3), index % (n + 3));
+                        if j >= n {
+                            assert_eq!(actual, before);
+                            continue;
+                        }
+                        let product = |l: usize| f64::from(rounded(x[i * (k + 2) + l])) * f64::from(values[l * n + j]);
+                        let initial = if over == Accumulate::Add { f64::from(*before) } else { 0.0 };
+                        let expected = initial + (0..k).map(product).sum::<f64>();
+                        assert!((f64::from(*actual) - expected).abs() < 2e-5, "{m} {k} {n}: {actual}, {expected}");
+                    }
+                }
+                let packed: Vec<f32> = x.chunks(k + 2).flat_map(|row| row[..k].to_vec()).collect();
+                let mut plain = vec![0f32; m * n];
+                matrix.product(&rows, 0..n, &mut plain, n, Accumulate::Write);
+                assert!(k == 0 || matrix.rows_product(&packed) == plain);
+            }
+        }
+    }
+
+    #[test]
+    fn some_columns_turned_are_the_transpose_of_these() {
+        let (k, n) = (70, 150);
+        let w = numbers(k * n, 4);
+        for kind in [FrozenNumbers::Bf16, FrozenNumbers::Q8] {
+            let matrix = FrozenMatrix::new(Matrix::rows(&w, n), k, n, kind);
+            let (values, part) = (matrix.values(), matrix.turned(64..111));
+            let of_part = part.values(); // [47, K]
+            assert_eq!((part.inputs(), part.outputs()), (47, k));
+            assert!((0..47 * k).all(|i| of_part[i] == values[i % k * n + 64 + i / k]), "{kind:?}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "too short")]
+    fn a_short_slice_is_refused() {
+        let matrix = FrozenMatrix::new(Matrix::rows(&[0.0; 4], 2), 2, 2, FrozenNumbers::Bf16);
+        let rows = Bf16Rows::new(Matrix::rows(&[0.0; 4], 2), 2, 2);
+        matrix.product(&rows, 0..2, &mut [0.0; 3], 2, Accumulate::Write);
+    }
+}

@@ -1,0 +1,142 @@
+//! Tiles whose sums stay in registers of AVX-512, multiplied by `vdpbf16ps`; and the transpose of a block.
+#![expect(unsafe_code, reason = "loads and stores of whole registers")]
+
+use crate::frozen::Pair;
+use crate::matrix::{Accumulate, PANEL};
+use crate::panel_bf16::TILE_ROWS;
+use std::arch::x86_64::{
+    __m512bh, __m512i, _mm_set_epi8, _mm512_add_ps, _mm512_broadcast_i32x4, _mm512_dpbf16_ps, _mm512_loadu_si512,
+    _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_setzero_si512,
+    _mm512_shuffle_epi8, _mm512_shuffle_i64x2, _mm512_storeu_si512, _mm512_unpackhi_epi64, _mm512_unpacklo_epi64,
+};
+
+/// # Safety
+/// The processor has AVX-512 BF16; `x` holds rows of `depth` pairs, `w` `[depth, PANEL]`, `y` rows of `width` numbers.
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub unsafe fn panel(
+    [rows, depth, width]: [usize; 3],
+    x: &[Pair],
+    x_step: usize,
+    w: &[Pair],
+    y: &mut [f32],
+    y_step: usize,
+    over: Accumulate,
+) {
+    let params = TileParams { depth, x_step, masks: [mask(width), mask(width.saturating_sub(16))], y_step, over };
+    for first in (0..rows).step_by(TILE_ROWS) {
+        // SAFETY: the caller's.
+        unsafe {
+            let (x, w, y) = (x.as_ptr().add(first * x_step), w.as_ptr(), y.as_mut_ptr().add(first * y_step));
+            match rows - first {
+                1 => tile::<1>(x, w, y, params),
+                2 => tile::<2>(x, w, y, params),
+                3 => tile::<3>(x, w, y, params),
+                4 => tile::<4>(x, w, y, params),
+                5 => tile::<5>(x, w, y, params),
+                6 => tile::<6>(x, w, y, params),
+                7 => tile::<7>(x, w, y, params),
+                _ => tile::<TILE_ROWS>(x, w, y, params),
+            }
+        }
+    }
+}
+
+/// What all tiles of a panel share.
+#[derive(Clone, Copy)]
+struct TileParams {
+    depth: usize,
+    x_step: usize,
+    masks: [u16; 2],
+    y_step: usize,
+    over: Accumulate,
+}
+
+/// The bits as pairs of bf16.
+fn bf16(bits: __m512i) -> __m512bh {
+    // SAFETY: both are 64 bytes, of which every pattern is a value.
+    unsafe { std::mem::transmute(bits) }
+}
+
+/// `M` rows from `x` on.
+#[target_feature(enable = "avx512f,avx512bf16")]
+#[inline]
+unsafe fn tile<const M: usize>(x: *const Pair, w: *const Pair, y: *mut f32, params: TileParams) {
+    let TileParams { depth, x_step, masks, y_step, over } = params;
+    let mut sums = [[_mm512_setzero_ps(); 2]; M];
+    for k in 0..depth {
+        // SAFETY: the caller's: there are so many pairs.
+        unsafe {
+            let w = w.add(k * PANEL);
+            let w = [bf16(_mm512_loadu_si512(w.cast())), bf16(_mm512_loadu_si512(w.add(16).cast()))];
+            for (i, sums) in sums.iter_mut().enumerate() {
+                let x = bf16(_mm512_set1_epi32(*x.add(i * x_step + k) as i32));
+                *sums = [_mm512_dpbf16_ps(sums[0], x, w[0]), _mm512_dpbf16_ps(sums[1], x, w[1])];
+            }
+        }
+    }
+    for (i, sums) in sums.iter().enumerate() {
+        for (half, (sum, mask)) in sums.iter().zip(masks).enumerate() {
+            // SAFETY: the caller's; lanes beyond the width are neither read nor written.
+            unsafe {
+                let y = y.wrapping_add(i * y_step + 16 * half);
+                let sum = match over {
+                    Accumulate::Add => _mm512_add_ps(_mm512_maskz_loadu_ps(mask, y), *sum),
+                    Accumulate::Write => *sum,
+                };
+                _mm512_mask_storeu_ps(y, mask, sum);
+            }
+        }
+    }
+}
+
+/// The first so many lanes of a register.
+fn mask(lanes: usize) -> u16 {
+    if lanes >= 16 { u16::MAX } else { (1 << lanes) - 1 }
+}
+
+/// As [`crate::panel_bf16::turn_block`]: first the 2 × 2 numbers of two neighbouring columns, which are 64 bits, then four
+/// transposes of 8 × 8 of these.
+///
+/// # Safety
+/// The processor has AVX-512 with BW; both have 16 rows.
+#[target_feature(enable = "avx512f,avx512bw")]
+pub unsafe fn turn_block(from: &[[Pair; PANEL]], to: &mut [[Pair; PANEL]]) {
+    let swap = _mm512_broadcast_i32x4(_mm_set_epi8(15, 14, 11, 10, 13, 12, 9, 8, 7, 6, 3, 2, 5, 4, 1, 0));
+    for top in [0, 8] {
+        for left in [0, 16] {
+            let mut rows = [_mm512_setzero_si512(); 8];
+            for (row, from) in rows.iter_mut().zip(&from[top..top + 8]) {
+                // SAFETY: half a row.
+                let eight = unsafe { _mm512_loadu_si512(from[left..left + 16].as_ptr().cast()) };
+                *row = _mm512_shuffle_epi8(eight, swap);
+            }
+            for (row, to) in transposed(rows).into_iter().zip(&mut to[left / 2..left / 2 + 8]) {
+                // SAFETY: half a row.
+                unsafe { _mm512_storeu_si512(to[2 * top..2 * top + 16].as_mut_ptr().cast(), row) };
+            }
+        }
+    }
+}
+
+/// The transpose of 8 × 8 numbers of 64 bits: pairs, then the quarters of the registers.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn transposed(x: [__m512i; 8]) -> [__m512i; 8] {
+    let mut twos = x;
+    for i in (0..8).step_by(2) {
+        twos[i] = _mm512_unpacklo_epi64(x[i], x[i + 1]);
+        twos[i + 1] = _mm512_unpackhi_epi64(x[i], x[i + 1]);
+    }
+    // quarter q of twos[i] has columns 2q + i % 2 of rows i, i + 1
+    let mut out = twos;
+    for odd in 0..2 {
+        let [a, b, c, d] = [twos[odd], twos[2 + odd], twos[4 + odd], twos[6 + odd]];
+        let [even, even2] = [_mm512_shuffle_i64x2::<0x88>(a, b), _mm512_shuffle_i64x2::<0x88>(c, d)];
+        let [odds, odds2] = [_mm512_shuffle_i64x2::<0xdd>(a, b), _mm512_shuffle_i64x2::<0xdd>(c, d)];
+        out[odd] = _mm512_shuffle_i64x2::<0x88>(even, even2);
+        out[4 + odd] = _mm512_shuffle_i64x2::<0xdd>(even, even2);
+        out[2 + odd] = _mm512_shuffle_i64x2::<0x88>(odds, odds2);
+        out[6 + odd] = _mm512_shuffle_i64x2::<0xdd>(odds, odds2);
+    }
+    out
+}

@@ -1,0 +1,177 @@
+//! All rows of a left side on one panel of a right side, both in bf16, with sums in f32.
+
+use crate::frozen::{BLOCK_PAIRS, Pair, unpair};
+use crate::matrix::{Accumulate, PANEL, ROWS};
+use crate::simd::simd_dispatch;
+
+/// Pairs of inputs of a panel worked on at a time: they stay in the first cache.
+pub const DEPTH_PAIRS: usize = 256;
+/// Rows of a tile where no instruction multiplies bf16.
+const PLAIN_ROWS: usize = 4;
+/// Columns of such a tile.
+const PLAIN_COLUMNS: usize = 16;
+
+/// All rows on one panel, of which `width` columns are wanted: `x` are rows of `depth` pairs, `x_step` apart, `w` is
+/// `[depth, PANEL]`, `y` rows `y_step` apart.
+///
+/// # Panics
+/// If a slice is too short for its shape.
+pub fn panel(
+    [rows, depth, width]: [usize; 3],
+    x: &[Pair],
+    x_step: usize,
+    w: &[Pair],
+    y: &mut [f32],
+    y_step: usize,
+    over: Accumulate,
+) {
+    let holds = (rows - 1) * x_step + depth <= x.len() && depth * PANEL <= w.len();
+    assert!(holds && (rows - 1) * y_step + width <= y.len() && width <= PANEL, "a slice is too short");
+    #[cfg(target_arch = "x86_64")]
+    if crate::simd::has_bf16() {
+        #[expect(unsafe_code, reason = "the tiles take pointers, and AVX-512 BF16")]
+        // SAFETY: every entry that a tile touches lies within its slice, as asserted; `has_bf16` asked the processor.
+        unsafe {
+            crate::panel_avx512_bf16::panel([rows, depth, width], x, x_step, w, y, y_step, over);
+        }
+        return;
+    }
+    plain_panel([rows, depth, width], x, x_step, w, y, y_step, over);
+}
+
+simd_dispatch! {
+    /// As [`panel`], on any processor, with the same results.
+    pub fn plain_panel(
+        shape: [usize; 3],
+        x: &[Pair],
+        x_step: usize,
+        w: &[Pair],
+        y: &mut [f32],
+        y_step: usize,
+        over: Accumulate,
+    ) {
+        let [rows, depth, width] = shape;
+        let fused = cfg!(not(target_arch = "x86_64")) || crate::simd::simd_level() >= 3;
+        let w = &w.as_chunks::<PANEL>().0[..depth];
+        for row in (0..rows).step_by(PLAIN_ROWS) {
+            let count = PLAIN_ROWS.min(rows - row);
+            let x: [&[Pair]; PLAIN_ROWS] = std::array::from_fn(|i| &x[(row + i.min(count - 1)) * x_step..][..depth]);
+            for first in (0..width).step_by(PLAIN_COLUMNS) {
+                let sums = if fused { tile::<true>(x, w, first) } else { tile::<false>(x, w, first) };
+                for (i, sums) in sums.iter().take(count).enumerate() {
+                    let columns = PLAIN_COLUMNS.min(width - first);
+                    for (y, sum) in y[(row + i) * y_step + first..][..columns].iter_mut().zip(sums) {
+                        *y = if over == Accumulate::Add { *y + sum } else { *sum };
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The sums of some rows on some columns. Products are exact, so that `FUSED` changes no number; without an instruction for
+/// it, `mul_add` would be a call.
+#[inline(always)]
+fn tile<const FUSED: bool>(
+    x: [&[Pair]; PLAIN_ROWS],
+    w: &[[Pair; PANEL]],
+    first: usize,
+) -> [[f32; PLAIN_COLUMNS]; PLAIN_ROWS] {
+    let add = |sum: f32, x: f32, w: f32| if FUSED { x.mul_add(w, sum) } else { sum + x * w };
+    let mut sums = [[0f32; PLAIN_COLUMNS]; PLAIN_ROWS];
+    for (k, w) in w.iter().enumerate() {
+        let w = &w[first..first + PLAIN_COLUMNS];
+        for (sums, x) in sums.iter_mut().zip(x) {
+            let [x_even, x_odd] = unpair(x[k]);
+            for (sum, w) in sums.iter_mut().zip(w) {
+                let [even, odd] = unpair(*w);
+                *sum = add(add(*sum, x_odd, odd), x_even, even);
+            }
+        }
+    }
+    sums
+}
+
+/// The transpose of a block of 32 inputs and 32 columns: `[pair of inputs][column]` to `[pair of columns][input]`.
+pub fn turn_block(from: &[Pair], to: &mut [Pair]) {
+    let (from, to) = (from.as_chunks::<PANEL>().0, to.as_chunks_mut::<PANEL>().0);
+    assert!(from.len() == BLOCK_PAIRS && to.len() == BLOCK_PAIRS, "a slice is too short");
+    #[cfg(target_arch = "x86_64")]
+    if crate::simd::simd_level() == 4 {
+        #[expect(unsafe_code, reason = "`simd_level` asked the processor for AVX-512")]
+        // SAFETY: as the reason says.
+        unsafe {
+            crate::panel_avx512_bf16::turn_block(from, to);
+        }
+        return;
+    }
+    plain_turn_block(from, to);
+}
+
+/// As [`turn_block`], on any processor.
+fn plain_turn_block(from: &[[Pair; PANEL]], to: &mut [[Pair; PANEL]]) {
+    for (inputs, row) in from.iter().enumerate() {
+        for (columns, [left, right]) in row.as_chunks::<2>().0.iter().enumerate() {
+            to[columns][2 * inputs] = left & 0xffff | right << 16;
+            to[columns][2 * inputs + 1] = left >> 16 | right & 0xffff_0000;
+        }
+    }
+}
+
+/// Rows of a tile of AVX-512.
+pub const TILE_ROWS: usize = ROWS;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs(n: usize, seed: u32) -> Vec<Pair> {
+        let mut state = seed;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            0x3f80 | (state >> 16) & 0x807f // ±[1, 2)
+        };
+        (0..n).map(|_| next() | next() << 16).collect()
+    }
+
+    #[test]
+    fn every_way_to_sum_gives_the_same_bits() {
+        for [rows, depth, width] in [[1, 1, 1], [3, 5, 7], [8, 16, 32], [9, 33, 31], [17, 256, 32], [5, 100, 16]] {
+            let (x, w) = (pairs(rows * (depth + 3), 1), pairs(depth * PANEL, 2));
+            for over in [Accumulate::Add, Accumulate::Write] {
+                let before: Vec<f32> = (0..rows * 40).map(|i| i as f32 / 7.0).collect();
+                let [mut wide, mut plain] = [before.clone(), before.clone()];
+                panel([rows, depth, width], &x, depth + 3, &w, &mut wide, 40, over);
+                plain_panel([rows, depth, width], &x, depth + 3, &w, &mut plain, 40, over);
+                assert_eq!(wide, plain, "{rows} {depth} {width}");
+                let at = |i: usize, j: usize| -> f64 {
+                    (0..depth)
+                        .map(|k| {
+                            let (x, w) = (unpair(x[i * (depth + 3) + k]), unpair(w[k * PANEL + j]));
+                            (0..2).map(|half| f64::from(x[half]) * f64::from(w[half])).sum::<f64>()
+                        })
+                        .sum()
+                };
+                for (index, (actual, before)) in plain.iter().zip(&before).enumerate() {
+                    let (i, j) = (index / 40, index % 40);
+                    let initial = if over == Accumulate::Add { f64::from(*before) } else { 0.0 };
+                    let expected = if j < width { initial + at(i, j) } else { f64::from(*before) };
+                    assert!((f64::from(*actual) - expected).abs() < 1e-3, "{i} {j}: {actual}, {expected}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_block_turns_to_the_same_bits_everywhere() {
+        let from = pairs(BLOCK_PAIRS * PANEL, 3);
+        let [mut wide, mut plain] = [vec![0; from.len()], vec![0; from.len()]];
+        turn_block(&from, &mut wide);
+        plain_turn_block(from.as_chunks().0, plain.as_chunks_mut().0);
+        assert_eq!(wide, plain);
+        let number = |pairs: &[Pair], input: usize, column: usize| unpair(pairs[input / 2 * PANEL + column])[input % 2];
+        for (input, column) in [(0, 0), (1, 0), (0, 1), (31, 30), (7, 20)] {
+            assert_eq!(number(&from, input, column), number(&plain, column, input));
+        }
+    }
+}

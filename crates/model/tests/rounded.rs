@@ -1,0 +1,232 @@
+//! A model whose matrices are rounded to bf16 or to 8 bits: what it reads, writes, trains and merges, in memory and from its file.
+
+#![allow(clippy::unwrap_used)]
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{Device, Tensor, TensorData};
+use duel_model::{
+    Activation, Architecture, AttentionSpec, Checkpoint, FileDType, FrozenNumbers, FusedProjections, Gpt2, Llama,
+    Policy, PositionSpec, Pretrained, QkvLayout, ResponseReader, Responses, RotarySpec, ScalarModel, TokenizerFiles,
+    TransformerConfig, generate, huggingface, weights,
+};
+use duel_spec::{TokenSpec, seeds};
+
+const SPACE: TokenSpec = TokenSpec {
+    vocabulary: 40,
+    pad: 0,
+    bos: 1,
+    eos: 2,
+    other_eos: vec![],
+    prompt_tokens: 4,
+    response_tokens: 6,
+    allowed_tokens: None,
+    force_eos: false,
+};
+const BOTH: [FrozenNumbers; 2] = [FrozenNumbers::Bf16, FrozenNumbers::Q8];
+
+fn llama() -> Architecture {
+    Llama { key_value_heads: 2, head_width: 16, inner: 96, rope_theta: 1e4, epsilon: 1e-5 }.architecture()
+}
+
+/// Queries, keys and values of a head stand together, and there are biases and layer norms.
+fn gpt_neox() -> Architecture {
+    let gpt2 = Gpt2 { activation: Activation::Gelu, inner: 96, epsilon: 1e-5 }.architecture();
+    Architecture {
+        family: "gpt_neox",
+        positions: PositionSpec::Rotary(RotarySpec::plain(1e4)),
+        attention: AttentionSpec { head_width: Some(16), ..AttentionSpec::default() },
+        fused: FusedProjections { qkv: Some(QkvLayout::PerHead), gate_up: false },
+        ..gpt2
+    }
+}
+
+fn gpt2() -> Architecture {
+    Gpt2 { activation: Activation::GeluTanh, inner: 96, epsilon: 1e-5 }.architecture()
+}
+
+fn models() -> Vec<(&'static str, Architecture, bool)> {
+    let phi3 = FusedProjections { qkv: Some(QkvLayout::Stacked), gate_up: true };
+    vec![
+        ("tied Llama", llama(), true),
+        ("Llama", llama(), false),
+        ("Phi-3", Architecture { family: "phi3", fused: phi3, ..llama() }, false),
+        ("GPT-NeoX", gpt_neox(), false),
+        ("GPT-2", gpt2(), true),
+    ]
+}
+
+fn config(architecture: Architecture, tied: bool) -> TransformerConfig {
+    TransformerConfig { vocabulary: 40, context: 16, layers: 2, width: 64, heads: 4, tied, architecture }
+}
+
+fn policy(architecture: Architecture, tied: bool) -> Policy {
+    let mut rng = seeds::derive(0, "test", 0, "init");
+    Policy::new(&config(architecture, tied), &mut rng, &Device::flex()).no_grad()
+}
+
+/// Under adapters that change something.
+fn adapted(policy: Policy, device: &Device) -> Policy {
+    let mut rng = seeds::derive(3, "test", 0, "lora");
+    policy.with_fresh_lora(4, 2.0, |_| true, &mut rng, device).map_projections(|_, mut projection| {
+        if let Some(lora) = &mut projection.lora {
+            let [rank, outputs] = lora.b.dims();
+            let values: Vec<f32> = (0..rank * outputs).map(|i| (i % 7) as f32 * 0.01 - 0.03).collect();
+            lora.b = Param::from_tensor(Tensor::from_data(TensorData::new(values, [rank, outputs]), device));
+        }
+        projection
+    })
+}
+
+fn batch() -> Responses {
+    let responses = vec![vec![9, 4, 33, 21, 8, 2], vec![6, 30, 2]];
+    Responses { prompts: vec![vec![5, 17], vec![5, 11, 12, 38]], responses, logp: vec![], masks: vec![] }
+}
+
+fn logits(policy: &Policy) -> Vec<f32> {
+    let reader = ResponseReader::new(&SPACE, &Device::flex());
+    weights::host(reader.logits(policy, &reader.tokens(&batch())))
+}
+
+fn logprobs(policy: &Policy) -> Vec<f32> {
+    let reader = ResponseReader::new(&SPACE, &Device::flex());
+    weights::host(reader.token_logprobs(policy, &reader.tokens(&batch())).unwrap())
+}
+
+/// Gradients of all that is trained, of the sum of the responses' log-probs.
+fn gradient(policy: Policy) -> Vec<f32> {
+    struct Collect<'a>(&'a burn::tensor::Gradients, Vec<f32>);
+    impl ModuleVisitor for Collect<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(gradient) = param.val().grad(self.0) {
+                self.1.extend(weights::host(gradient));
+            }
+        }
+    }
+    let reader = ResponseReader::new(&SPACE, &Device::flex().autodiff());
+    let gradients = reader.token_logprobs(&policy, &reader.tokens(&batch())).unwrap().sum().backward();
+    let mut collect = Collect(&gradients, vec![]);
+    policy.visit(&mut collect);
+    collect.1
+}
+
+fn apart(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+fn norm(x: impl Iterator<Item = f32>) -> f64 {
+    x.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt()
+}
+
+#[test]
+fn it_reads_as_in_f32_but_for_rounding() {
+    let device = Device::flex();
+    for (name, architecture, tied) in models() {
+        for numbers in BOTH {
+            let whole = policy(architecture.clone(), tied);
+            let rounded = whole.clone().rounded(numbers);
+            // the same numbers, and as tensors again: products then differ in the rounding of the other side alone
+            let merged = rounded.clone().merged();
+            assert_eq!(rounded.hash(), weights::hash(&merged), "{name}, {numbers:?}");
+            assert_ne!(rounded.hash(), weights::hash(&whole), "{name}, {numbers:?}");
+            assert_eq!(weights::shapes(&merged), weights::shapes(&whole), "{name}");
+            assert_eq!(rounded.clone().rounded(numbers).hash(), rounded.hash(), "{name}");
+            let scalar = |policy: &Policy| ScalarModel::from_policy(policy.clone(), &device);
+            assert_eq!(scalar(&rounded).hash(), scalar(&merged).hash(), "{name}");
+
+            let [rounded, merged, whole] = [rounded, merged, whole].map(|policy| adapted(policy, &device));
+            let scale = logits(&whole).iter().fold(0f32, |most, x| most.max(x.abs()));
+            let (of_x, of_all) =
+                (apart(&logits(&rounded), &logits(&merged)), apart(&logits(&rounded), &logits(&whole)));
+            assert!(of_x > 0.0 && of_x < 0.01 * scale, "{name}, {numbers:?}: {of_x} of {scale}");
+            assert!(of_all > of_x && of_all < 0.02 * scale, "{name}, {numbers:?}: {of_all} of {scale}");
+        }
+    }
+}
+
+#[test]
+fn log_probs_are_those_of_its_logits() {
+    for (name, architecture, tied) in models() {
+        for numbers in BOTH {
+            let rounded = adapted(policy(architecture.clone(), tied).rounded(numbers), &Device::flex());
+            let (logits, logprobs, batch) = (logits(&rounded), logprobs(&rounded), batch());
+            for (row, response) in batch.responses.iter().enumerate() {
+                for (column, &token) in response.iter().enumerate() {
+                    let law = &logits[(row * SPACE.response_tokens + column) * SPACE.vocabulary..][..SPACE.vocabulary];
+                    let log_z = law.iter().map(|x| f64::from(*x).exp()).sum::<f64>().ln();
+                    let expected = f64::from(law[token as usize]) - log_z;
+                    let actual = f64::from(logprobs[row * SPACE.response_tokens + column]);
+                    assert!((actual - expected).abs() < 1e-5, "{name}, {numbers:?}: {actual}, {expected}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn it_writes_with_the_log_probs_that_it_reads() {
+    let device = Device::flex();
+    let reader = ResponseReader::new(&SPACE, &device);
+    for (name, architecture, tied) in models() {
+        for numbers in BOTH {
+            let rounded = adapted(policy(architecture.clone(), tied).rounded(numbers), &device);
+            let prompts = vec![vec![5, 17], vec![5, 11, 12, 38], vec![7]];
+            let written = generate(&rounded, &SPACE, prompts, &mut seeds::derive(5, "test", 0, "draw"), &device);
+            let read = weights::host(reader.token_logprobs(&rounded, &reader.tokens(&written)).unwrap());
+            for (row, logp) in written.logp.iter().enumerate() {
+                // what attention mixes is summed in another order, which may round a number of the other side up in place of down
+                let of_row = &read[row * SPACE.response_tokens..];
+                assert!(logp.iter().zip(of_row).all(|(a, b)| (a - b).abs() < 2e-3), "{name}, {numbers:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn its_adapters_have_the_gradient_of_f32_but_for_rounding() {
+    let device = Device::flex().autodiff();
+    for (name, architecture, tied) in models() {
+        for numbers in BOTH {
+            let whole = policy(architecture.clone(), tied);
+            let of_whole = gradient(adapted(whole.clone().train(), &device));
+            let rounded = adapted(whole.rounded(numbers).train(), &device);
+            let of_rounded = gradient(rounded.clone());
+            assert!(of_whole.len() > 1000 && of_rounded.len() == of_whole.len(), "{name}");
+            let difference = norm(of_whole.iter().zip(&of_rounded).map(|(a, b)| a - b));
+            let share = difference / norm(of_whole.iter().copied());
+            assert!(share > 1e-6 && share < 0.03, "{name}, {numbers:?}: {share}");
+            assert_eq!(gradient(rounded.with_recomputed_blocks()), of_rounded, "{name}, {numbers:?}");
+        }
+    }
+}
+
+#[test]
+fn from_its_file_it_is_the_same_in_memory_and_mapped() {
+    let device = Device::flex();
+    for (name, architecture, tied) in models() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(architecture.clone(), tied);
+        let checkpoint = Checkpoint {
+            policy: policy(architecture, tied),
+            tokenizer_files: TokenizerFiles { special: Default::default(), tokenizer: None, template: None },
+            config,
+        };
+        huggingface::write(folder.path(), &checkpoint, FileDType::Bf16).unwrap();
+        let model = Pretrained::open(folder.path()).unwrap();
+        let whole = model.policy(16, &device).unwrap();
+        for numbers in BOTH {
+            let rounded = model.rounded(16, numbers, &device).unwrap();
+            assert_eq!(rounded.hash(), whole.clone().rounded(numbers).hash(), "{name}, {numbers:?}");
+            assert_eq!(logits(&rounded), logits(&whole.clone().rounded(numbers)), "{name}, {numbers:?}");
+            if numbers == FrozenNumbers::Bf16 {
+                assert_eq!(rounded.hash(), whole.hash(), "{name}: bf16 in bf16 loses nothing");
+            }
+            if let Ok(mapped) = model.mapped(16, &device) {
+                let mapped = mapped.rounded(numbers);
+                assert_eq!(mapped.hash(), rounded.hash(), "{name}, {numbers:?}");
+                assert_eq!(logits(&mapped), logits(&rounded), "{name}, {numbers:?}");
+                assert_eq!(logprobs(&mapped), logprobs(&rounded), "{name}, {numbers:?}");
+            }
+        }
+    }
+}
