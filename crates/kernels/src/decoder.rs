@@ -2,6 +2,7 @@
 //! what a row generates does not depend on which rows are read beside it.
 
 use crate::block::{BlockOptions, BlockShape, BlockWeights, RopeTables};
+use crate::buffer::PooledBuffer;
 use crate::frozen::FrozenMatrix;
 use crate::linear_matrix::LinearMatrix;
 use crate::norm::NormWeights;
@@ -157,9 +158,9 @@ impl Decoder {
     }
 
     /// Logits `[B, V]` of normed states `[B, D]`.
-    fn logits(&self, normed: &[f32], split: bool) -> Vec<f32> {
+    fn logits(&self, normed: &[f32], split: bool) -> PooledBuffer {
         let n = normed.len() / self.width;
-        let mut logits = vec![0f32; n * self.head.outputs];
+        let mut logits = PooledBuffer::new(n * self.head.outputs);
         self.head.write(n, normed, &mut logits, split);
         if self.logit_multiplier != 1.0 {
             logits.iter_mut().for_each(|logit| *logit *= self.logit_multiplier);
@@ -217,7 +218,7 @@ impl Decoding<'_> {
     ///
     /// # Panics
     /// If a sequence grows past its capacity.
-    pub fn forward(&mut self, next: &[NextTokens]) -> Vec<f32> {
+    pub fn forward(&mut self, next: &[NextTokens]) -> PooledBuffer {
         let model = self.decoder;
         let (d, epsilon, split) = (model.width, model.epsilon, self.split);
 
@@ -229,7 +230,8 @@ impl Decoding<'_> {
             at.extend((start..start + ids.len()).map(|column| TokenPosition { place: *place, column }));
         }
         let n = at.len();
-        let mut x = vec![0f32; n * d]; // [N, D]
+        let mut x = PooledBuffer::new(n * d); // [N, D]
+        x.fill(0.0);
         for ((x, at), id) in x.chunks_exact_mut(d).zip(&at).zip(next.iter().flat_map(|next| &next.ids)) {
             if !model.positions.is_empty() {
                 x.copy_from_slice(&model.positions[at.column * d..][..d]);
@@ -241,12 +243,9 @@ impl Decoding<'_> {
         let (q, kv) = (model.heads * model.head_width, model.key_value_heads * model.head_width);
         let row = q + 2 * kv;
         let wide = model.blocks.first().map_or(0, PackedBlock::wide);
-        let mut normed = vec![0f32; n * d];
+        let [mut normed, mut qkv, mut mixed, mut up, mut activated] =
+            [d, row, q, wide, model.inner].map(|width| PooledBuffer::new(n * width));
         let mut statistics = vec![0f32; 2 * n];
-        let mut qkv = vec![0f32; n * row];
-        let mut mixed = vec![0f32; n * q];
-        let mut up = vec![0f32; n * wide];
-        let mut activated = vec![0f32; n * model.inner];
         let (mut added, mut branch) = (vec![], vec![]);
         for (layer, block) in model.blocks.iter().enumerate() {
             block.norms[0].apply(&x, epsilon, &mut normed, &mut statistics);

@@ -20,7 +20,7 @@ pub(crate) const BLOCK_PAIRS: usize = PANEL / 2;
 /// Numbers that one thread packs alone.
 const SERIAL_PACK_MAX: usize = 1 << 15;
 /// Rows so few that a panel had better be read from one end to the other.
-const FEW_ROWS: usize = 64;
+pub(crate) const FEW_ROWS: usize = 64;
 
 /// What the numbers of a [`FrozenMatrix`] are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,13 +1,14 @@
 //! Tiles whose sums stay in registers of AVX-512, multiplied by `vdpbf16ps`; and the transpose of a block.
 #![expect(unsafe_code, reason = "loads and stores of whole registers")]
 
-use crate::frozen::Pair;
+use crate::frozen::{FEW_ROWS, Pair};
 use crate::matrix::{Accumulate, PANEL};
 use crate::panel_bf16::TILE_ROWS;
 use std::arch::x86_64::{
-    __m512bh, __m512i, _mm_set_epi8, _mm512_add_ps, _mm512_broadcast_i32x4, _mm512_dpbf16_ps, _mm512_loadu_si512,
-    _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_setzero_si512,
-    _mm512_shuffle_epi8, _mm512_shuffle_i64x2, _mm512_storeu_si512, _mm512_unpackhi_epi64, _mm512_unpacklo_epi64,
+    __m512bh, __m512i, _MM_HINT_T1, _mm_prefetch, _mm_set_epi8, _mm512_add_ps, _mm512_broadcast_i32x4,
+    _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_epi32,
+    _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_epi8, _mm512_shuffle_i64x2, _mm512_storeu_si512,
+    _mm512_unpackhi_epi64, _mm512_unpacklo_epi64,
 };
 
 /// # Safety
@@ -22,8 +23,14 @@ pub unsafe fn panel(
     y_step: usize,
     over: Accumulate,
 ) {
-    let params = TileParams { depth, x_step, masks: [mask(width), mask(width.saturating_sub(16))], y_step, over };
-    for first in (0..rows).step_by(TILE_ROWS) {
+    let masks = [mask(width), mask(width.saturating_sub(16))];
+    let tiles = rows.div_ceil(TILE_ROWS);
+    for (index, first) in (0..rows).step_by(TILE_ROWS).enumerate() {
+        // of few rows, what is read after this part of the panel stands behind it: each of several tiles asks memory for its share
+        // of that, while one alone waits for memory in any case
+        let step = if (2..=FEW_TILES).contains(&tiles) { PANEL.div_ceil(tiles) } else { 0 };
+        let ahead = w.as_ptr().wrapping_add(depth * PANEL + index * depth * step);
+        let params = TileParams { depth, x_step, masks, y_step, over, ahead, ahead_step: step };
         // SAFETY: the caller's.
         unsafe {
             let (x, w, y) = (x.as_ptr().add(first * x_step), w.as_ptr(), y.as_mut_ptr().add(first * y_step));
@@ -41,6 +48,9 @@ pub unsafe fn panel(
     }
 }
 
+/// Tiles that read a panel from one end to the other, at most.
+const FEW_TILES: usize = FEW_ROWS / TILE_ROWS;
+
 /// What all tiles of a panel share.
 #[derive(Clone, Copy)]
 struct TileParams {
@@ -49,6 +59,9 @@ struct TileParams {
     masks: [u16; 2],
     y_step: usize,
     over: Accumulate,
+    /// What a tile asks of memory beforehand, `ahead_step` pairs an input pair.
+    ahead: *const Pair,
+    ahead_step: usize,
 }
 
 /// The bits as pairs of bf16.
@@ -61,11 +74,14 @@ fn bf16(bits: __m512i) -> __m512bh {
 #[target_feature(enable = "avx512f,avx512bf16")]
 #[inline]
 unsafe fn tile<const M: usize>(x: *const Pair, w: *const Pair, y: *mut f32, params: TileParams) {
-    let TileParams { depth, x_step, masks, y_step, over } = params;
+    let TileParams { depth, x_step, masks, y_step, over, ahead, ahead_step } = params;
     let mut sums = [[_mm512_setzero_ps(); 2]; M];
     for k in 0..depth {
         // SAFETY: the caller's: there are so many pairs.
         unsafe {
+            if ahead_step > 0 {
+                _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(k * ahead_step).cast()); // reads nothing, wherever it points
+            }
             let w = w.add(k * PANEL);
             let w = [bf16(_mm512_loadu_si512(w.cast())), bf16(_mm512_loadu_si512(w.add(16).cast()))];
             for (i, sums) in sums.iter_mut().enumerate() {

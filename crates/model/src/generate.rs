@@ -3,7 +3,7 @@
 use crate::weights::host;
 use crate::{KvCache, Policy, Responses, Tokens};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use duel_kernels::{Decoding, NextTokens, softmax_weights, sums_of_blocks};
+use duel_kernels::{Decoding, NextTokens, PooledBuffer, softmax_weights, sums_of_blocks};
 use duel_spec::{TokenSpec, seeds::Rng};
 use rand::RngExt;
 use rayon::prelude::*;
@@ -162,7 +162,7 @@ impl<'a, C: Fn(usize, usize, &[f32], Option<&[bool]>) -> (u32, f32) + Sync> Deco
     }
 
     /// Logits after the last new token of each place that reads, `[next, V]`.
-    fn read(&mut self) -> Vec<f32> {
+    fn read(&mut self) -> PooledBuffer {
         self.read.columns += self.next.iter().map(|next| next.ids.len()).sum::<usize>();
         self.read.states += self.next.len();
         let logits = self.decoding.forward(&self.next);
@@ -317,7 +317,7 @@ const BLOCK: usize = 64;
 
 struct Softmax {
     /// `exp(logit − max)` of the allowed tokens, 0 of the others.
-    weights: Vec<f32>,
+    weights: PooledBuffer,
     /// Of blocks of [`BLOCK`] weights.
     sums: Vec<f64>,
     max: f32,
@@ -325,7 +325,7 @@ struct Softmax {
 }
 
 fn softmax(logits: &[f32], hidden: Option<&[bool]>) -> Softmax {
-    let mut weights = vec![0f32; logits.len()];
+    let mut weights = PooledBuffer::new(logits.len());
     let max = softmax_weights(logits, hidden, &mut weights);
     let sums = sums_of_blocks(&weights, BLOCK);
     let total = sums.iter().sum();

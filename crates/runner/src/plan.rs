@@ -6,7 +6,7 @@ use crate::sources;
 use crate::world::{self, RowFiles};
 use duel_ledger::{Manifest, PlannedStage, RunDir, StageId};
 use duel_spec::ids::{hash_bytes, stage_hash};
-use duel_spec::{Cell, Experiment, JudgeKind, MethodSettings, ModelNumbers, ModelShape, WorldKind};
+use duel_spec::{Cell, Experiment, JudgeKind, MethodSettings, ModelShape, WorldKind};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -232,7 +232,7 @@ impl Plan {
 fn model_settings(experiment: &Experiment) -> Result<Value> {
     let ModelShape { from, numbers, layers, width, heads, tied, .. } = &experiment.model;
     Ok(match experiment.is_pretrained() {
-        true if *numbers == ModelNumbers::F32 => json!({"files": files_hash(from)?}),
+        true if numbers.is_f32() => json!({"files": files_hash(from)?}),
         true => json!({"files": files_hash(from)?, "numbers": numbers}),
         false => json!({"from": "", "layers": layers, "width": width, "heads": heads, "tied": tied}),
     })

@@ -5,7 +5,7 @@
 
 use burn::tensor::Device;
 use duel_data::TextTokenizer;
-use duel_model::{Policy, Pretrained, ResponseReader, Responses, greedy};
+use duel_model::{FrozenNumbers, Policy, Pretrained, ResponseReader, Responses, greedy};
 use duel_spec::TokenSpec;
 use std::path::PathBuf;
 
@@ -69,4 +69,37 @@ fn smollm2_finds_film_reviews_about_as_likely_as_it_should() {
     let logp = reader.token_logprobs(&policy, &reader.tokens(&batch)).unwrap();
     let nats = -duel_model::weights::host(logp).iter().sum::<f32>() / (127 * batch.len()) as f32;
     assert!((3.7..4.1).contains(&nats), "{nats} nats a token");
+}
+
+/// Held-out text of the same model rounded: its loss, and the mean KL of a token's distribution from f32's.
+#[test]
+#[ignore = "needs scripts/get-data smollm2 and scripts/get-data reviews"]
+fn smollm2_rounded_is_nearly_what_it_was() {
+    let (model, tokenizer) = open();
+    let thirds = duel_data::reviews::load_thirds(&data("reviews")).unwrap();
+    let texts: Vec<&str> = thirds.prompts.iter().step_by(400).take(16).map(|review| review.text.as_str()).collect();
+    let mut ids = tokenizer.encode(&texts).unwrap();
+    ids.retain(|ids| ids.len() >= 128);
+    let space = space(1, 127);
+    let (prompts, responses) = ids.iter().map(|ids| (ids[..1].to_vec(), ids[1..128].to_vec())).unzip();
+    let batch = Responses { prompts, responses, logp: vec![], masks: vec![] };
+    let reader = ResponseReader::new(&space, &Device::flex());
+    let law = |policy: &Policy| {
+        let logits = reader.logits(policy, &reader.tokens(&batch)); // [B, T, V]
+        burn::tensor::activation::log_softmax(logits, 2)
+    };
+    let loss = |policy: &Policy| {
+        let logp = reader.token_logprobs(policy, &reader.tokens(&batch)).unwrap();
+        f64::from(-duel_model::weights::host(logp).iter().sum::<f32>() / (127 * batch.len()) as f32)
+    };
+    let whole = policy(&model, &space);
+    let (of_whole, loss_of_whole) = (law(&whole), loss(&whole));
+    for (numbers, most) in [(FrozenNumbers::Bf16, 2e-3), (FrozenNumbers::Q8, 1e-2)] {
+        let rounded = whole.clone().rounded(numbers);
+        let kl = (of_whole.clone().exp() * (of_whole.clone() - law(&rounded))).sum();
+        let kl = f64::from(duel_model::weights::host(kl)[0]) / (127 * batch.len()) as f64;
+        let more = loss(&rounded) - loss_of_whole;
+        eprintln!("{numbers:?}: {kl:.2e} nats a token, loss {loss_of_whole:.4} {more:+.4}");
+        assert!(kl > 0.0 && kl < most && more.abs() < most.sqrt(), "{numbers:?}: {kl}, {more}");
+    }
 }

@@ -134,7 +134,7 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
     let mut timings = Vec::new();
     let numbers_of = |shape: &Shape| -> Vec<ModelNumbers> {
         let all = args.numbers.iter().map(|&numbers| numbers.into());
-        all.filter(|&numbers| numbers == ModelNumbers::F32 || shape.is_large()).collect()
+        all.filter(|numbers: &ModelNumbers| numbers.is_f32() || shape.is_large()).collect()
     };
     let shapes = args.config.iter().map(|&shape| Shape::of(shape));
     let shapes =

@@ -3,7 +3,6 @@
 use crate::columns::ColumnRole;
 use crate::document::Document;
 use crate::experiment::Experiment;
-use crate::learner::ModelNumbers;
 use crate::stages::SftStage;
 use crate::world::{JudgeKind, JudgedText, RowPaths, RowsSettings, Rule, WorldKind};
 use crate::{Error, Result};
@@ -83,7 +82,7 @@ pub(super) fn check_world(experiment: &Experiment, document: &Document) -> Resul
             return Err(document.clash("model.mapped", "stages.sft.steps", "the SFT policy is kept as full weights"));
         }
     }
-    if experiment.model.numbers != ModelNumbers::F32 {
+    if !experiment.model.numbers.is_f32() {
         check_frozen(experiment, document, "model.numbers", "be rounded")?;
     }
     check_sft(experiment, document)
