@@ -8,8 +8,6 @@ use serde::{Deserialize, Serialize};
 pub struct ModelShape {
     pub from: String,
     pub mapped: bool,
-    /// Left out where it is the default, so that a run's `experiment.toml` and its digest are those from before there was a choice.
-    #[serde(skip_serializing_if = "ModelNumbers::is_f32")]
     pub numbers: ModelNumbers,
     pub layers: usize,
     pub width: usize,
