@@ -4,7 +4,7 @@
 //! `vdpbf16ps` does it: without that instruction the same numbers come out, but for those below 2⁻¹²⁶, which it takes as 0.
 
 use crate::buffer::{PairBuffer, PooledBuffer};
-use crate::matrix::{Accumulate, Matrix, PANEL};
+use crate::matrix::{Accumulate, FEW_ROWS, Matrix, PANEL};
 use crate::panel_bf16::{self, DEPTH_PAIRS, turn_block};
 use crate::simd::simd_dispatch;
 use rayon::prelude::*;
@@ -19,8 +19,6 @@ const Q8_BLOCK: usize = 32;
 pub(crate) const BLOCK_PAIRS: usize = PANEL / 2;
 /// Numbers that one thread packs alone.
 const SERIAL_PACK_MAX: usize = 1 << 15;
-/// Rows so few that a panel had better be read from one end to the other.
-pub(crate) const FEW_ROWS: usize = 64;
 
 /// What the numbers of a [`FrozenMatrix`] are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

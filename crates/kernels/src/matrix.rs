@@ -32,6 +32,8 @@ pub const PANEL: usize = 32;
 pub const DEPTH: usize = 256;
 /// Rows of a tile.
 pub const ROWS: usize = 8;
+/// Rows so few that they wait for the right side: it is not packed for them, and read from one end to the other.
+pub const FEW_ROWS: usize = 64;
 /// Numbers between two packed tiles, so that the tiles do not fall on the same lines of the first cache.
 const TILE_PAD: usize = 16;
 

@@ -1,11 +1,12 @@
 //! Tiles whose sums stay in registers of AVX-512: left to itself the compiler makes vectors of the rows.
 #![expect(unsafe_code, reason = "loads and stores of whole registers")]
 
-use crate::matrix::{Accumulate, LhsTiles, PANEL, ROWS, RhsPanel};
+use crate::matrix::{Accumulate, FEW_ROWS, LhsTiles, PANEL, ROWS, RhsPanel};
 use std::arch::x86_64::{
-    __m512, _mm512_castpd_ps, _mm512_castps_pd, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps,
-    _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_shuffle_f32x4, _mm512_storeu_ps,
-    _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
+    __m512, _MM_HINT_T1, _mm_prefetch, _mm512_castpd_ps, _mm512_castps_pd, _mm512_fmadd_ps, _mm512_loadu_ps,
+    _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_ps,
+    _mm512_shuffle_f32x4, _mm512_storeu_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd,
+    _mm512_unpacklo_ps,
 };
 
 /// # Safety
@@ -20,8 +21,13 @@ pub unsafe fn panel(
     over: Accumulate,
     scale: f32,
 ) {
-    let params = TileParams { depth, masks: [mask(width), mask(width.saturating_sub(16))], y_step, over, scale };
-    for tile_at in 0..rows.div_ceil(ROWS) {
+    let masks = [mask(width), mask(width.saturating_sub(16))];
+    let tiles = rows.div_ceil(ROWS);
+    for tile_at in 0..tiles {
+        // of few rows, each of several tiles asks memory for its share of what is read next, while one alone waits in any case
+        let ahead_step = if w.next > 0 && (2..=FEW_ROWS / ROWS).contains(&tiles) { PANEL.div_ceil(tiles) } else { 0 };
+        let ahead = w.values.as_ptr().wrapping_add(w.next + tile_at * depth * ahead_step);
+        let params = TileParams { depth, masks, y_step, over, scale, ahead, ahead_step };
         // SAFETY: the caller's.
         unsafe {
             let x_tile = x.values.as_ptr().add(tile_at * x.tile_step);
@@ -48,18 +54,24 @@ struct TileParams {
     y_step: usize,
     over: Accumulate,
     scale: f32,
+    /// What a tile asks of memory beforehand, `ahead_step` numbers an input.
+    ahead: *const f32,
+    ahead_step: usize,
 }
 
 /// `M` rows from `x_tile` on.
 #[target_feature(enable = "avx512f")]
 #[inline]
 unsafe fn tile<const M: usize>(x_tile: *const f32, x: LhsTiles<'_>, w: RhsPanel<'_>, y: *mut f32, params: TileParams) {
-    let TileParams { depth, masks, y_step, over, scale } = params;
+    let TileParams { depth, masks, y_step, over, scale, ahead, ahead_step } = params;
     let mut sums = [[_mm512_setzero_ps(); 2]; M];
     let (mut x_at, mut w_at) = (x_tile, w.values.as_ptr());
-    for _ in 0..depth {
+    for k in 0..depth {
         // SAFETY: the caller's: there are so many inputs.
         unsafe {
+            if ahead_step > 0 {
+                _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(k * ahead_step).cast()); // reads nothing, wherever it points
+            }
             let w = [_mm512_loadu_ps(w_at), _mm512_loadu_ps(w_at.add(16))];
             for (i, sums) in sums.iter_mut().enumerate() {
                 let x = _mm512_set1_ps(*x_at.add(i * x.row_step));

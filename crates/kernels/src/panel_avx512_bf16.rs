@@ -1,8 +1,8 @@
 //! Tiles whose sums stay in registers of AVX-512, multiplied by `vdpbf16ps`; and the transpose of a block.
 #![expect(unsafe_code, reason = "loads and stores of whole registers")]
 
-use crate::frozen::{FEW_ROWS, Pair};
-use crate::matrix::{Accumulate, PANEL};
+use crate::frozen::Pair;
+use crate::matrix::{Accumulate, FEW_ROWS, PANEL};
 use crate::panel_bf16::TILE_ROWS;
 use std::arch::x86_64::{
     __m512bh, __m512i, _MM_HINT_T1, _mm_prefetch, _mm_set_epi8, _mm512_add_ps, _mm512_broadcast_i32x4,
@@ -28,7 +28,7 @@ pub unsafe fn panel(
     for (index, first) in (0..rows).step_by(TILE_ROWS).enumerate() {
         // of few rows, what is read after this part of the panel stands behind it: each of several tiles asks memory for its share
         // of that, while one alone waits for memory in any case
-        let step = if (2..=FEW_TILES).contains(&tiles) { PANEL.div_ceil(tiles) } else { 0 };
+        let step = if (2..=FEW_ROWS / TILE_ROWS).contains(&tiles) { PANEL.div_ceil(tiles) } else { 0 };
         let ahead = w.as_ptr().wrapping_add(depth * PANEL + index * depth * step);
         let params = TileParams { depth, x_step, masks, y_step, over, ahead, ahead_step: step };
         // SAFETY: the caller's.
@@ -47,9 +47,6 @@ pub unsafe fn panel(
         }
     }
 }
-
-/// Tiles that read a panel from one end to the other, at most.
-const FEW_TILES: usize = FEW_ROWS / TILE_ROWS;
 
 /// What all tiles of a panel share.
 #[derive(Clone, Copy)]

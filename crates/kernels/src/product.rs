@@ -2,13 +2,11 @@
 //! panels of columns, which many products may share; the left side is read where it is.
 
 use crate::buffer::PooledBuffer;
-use crate::matrix::{Accumulate, DEPTH, LhsTiles, Matrix, PANEL, PackBuffer, RhsPanel};
+use crate::matrix::{Accumulate, DEPTH, FEW_ROWS, LhsTiles, Matrix, PANEL, PackBuffer, RhsPanel};
 use crate::panel::{pack_panel, panel_product};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Rows so few that packing the right side would cost more than it saves.
-const SKIP_PACK_ROWS: usize = 64;
 /// Numbers that one thread packs alone.
 const SERIAL_PACK_MAX: usize = 1 << 15;
 
@@ -167,7 +165,7 @@ fn panels_product(
     };
     let mut scratch: PackBuffer = None;
     let panels = panels.chunks_exact(k * PANEL).take(columns.div_ceil(PANEL)).enumerate();
-    if rows <= SKIP_PACK_ROWS && x.column_step == 1 {
+    if rows <= FEW_ROWS && x.column_step == 1 {
         // few rows wait for memory, which gives most where it is read from one end to the other
         for panel in panels {
             for from in inputs.clone().step_by(DEPTH) {
@@ -217,7 +215,7 @@ pub fn product(
         for first in (0..n).step_by(PANEL) {
             let width = PANEL.min(n - first);
             // few rows read a panel where it stands; more of them share a copy that stays in the first cache
-            let right = if m <= SKIP_PACK_ROWS && b.column_step == 1 && width == PANEL {
+            let right = if m <= FEW_ROWS && b.column_step == 1 && width == PANEL {
                 RhsPanel { values: &b.values[from * b.row_step + first..], step: b.row_step, next: 0 }
             } else {
                 let here = Matrix { values: &b.values[from * b.row_step..], ..b };
