@@ -33,6 +33,11 @@ impl ScoreOptions {
     pub fn first_key(self, column: usize, padding: usize) -> usize {
         self.window.map_or(padding, |window| padding.max((column + 1).saturating_sub(window)))
     }
+
+    /// The first key that is read for the query of `column` together with its neighbours, where nothing is padded.
+    pub(crate) fn first_of_block(self, column: usize) -> usize {
+        self.first_key(column / QUERIES * QUERIES, 0)
+    }
 }
 
 /// How a row of queries, keys and values is ordered.

@@ -5,6 +5,7 @@ use crate::block::{BlockOptions, BlockShape, BlockWeights, RopeTables};
 use crate::buffer::PooledBuffer;
 use crate::frozen::FrozenMatrix;
 use crate::linear_matrix::LinearMatrix;
+use crate::matrix::DEPTH;
 use crate::norm::NormWeights;
 use crate::packed_block::{DecoderLinear, DecoderNorm, PackedBlock};
 use crate::rows;
@@ -82,12 +83,17 @@ pub struct Decoder {
     head: DecoderLinear,
     logit_multiplier: f32,
     logit_soft_cap: Option<f32>,
+    /// Whether attention sums in the order of [`crate::block_forward`]: what differs in the last bit may otherwise be rounded to
+    /// another bf16 number, and differ in all that follows.
+    sums_as_training: bool,
 }
 
 /// Weights of a model from which on reading them costs more than what is done with them.
 const LARGE: usize = 1 << 22;
 /// Rows of a thread below which a large model's matrices are shared among threads, in place of its rows.
 const FEW_ROWS: usize = 16;
+/// Units of a head that are summed at a time.
+const WIDEST_HEAD: usize = 256;
 /// Bytes of keys and values that a thread holds at most.
 const CACHE: usize = 256 << 20;
 
@@ -119,6 +125,7 @@ impl Decoder {
             head,
             logit_multiplier: multiplier,
             logit_soft_cap: soft_cap,
+            sums_as_training: matches!(parts.tokens, LinearMatrix::Frozen(_)),
         }
     }
 
@@ -331,7 +338,7 @@ impl Decoding<'_> {
     /// What each new token mixes from the columns up to itself, `[N, H·E]`.
     fn attention(&self, layer: usize, qkv: &[f32], at: &[TokenPosition], mixed: &mut [f32]) {
         let capacity = self.capacity;
-        let Decoder { heads, key_value_heads, head_width: e, .. } = *self.decoder;
+        let Decoder { heads, key_value_heads, head_width: e, sums_as_training, .. } = *self.decoder;
         let (q, kv) = (heads * e, key_value_heads * e);
         let one = |weights: &mut Vec<f32>, (index, mixed): (usize, &mut [f32])| {
             let TokenPosition { place, column } = at[index];
@@ -345,11 +352,22 @@ impl Decoding<'_> {
                 let query = &qkv[index * (q + 2 * kv) + head * e..][..e];
                 let keys = &keys[shared * e * capacity + first..];
                 let mixed = &mut mixed[head * e..][..e];
-                scores_of_one(query, keys, capacity, scale, weights);
+                let scales = if sums_as_training { [1.0, scale] } else { [scale, 1.0] };
+                scores_of_one(query, keys, capacity, scales, weights);
                 if let Some(cap) = scores.soft_cap {
                     rows::soft_cap(weights, cap);
                 }
-                mixed_of_one(&values[first * kv + shared * e..], kv, weights, mixed);
+                let values = &values[first * kv + shared * e..];
+                match sums_as_training {
+                    true => mixed_in_parts(
+                        values,
+                        kv,
+                        weights,
+                        DEPTH - (first - scores.first_of_block(column)) % DEPTH,
+                        mixed,
+                    ),
+                    false => mixed_of_one(values, kv, weights, mixed),
+                }
             }
         };
         let weights = || vec![0f32; at.iter().map(|at| at.column + 1).max().unwrap_or(0)];
@@ -364,13 +382,14 @@ impl Decoding<'_> {
 }
 
 simd_dispatch! {
-    /// Scores of one query on its keys `[E, capacity]`.
-    fn scores_of_one(query: &[f32], keys: &[f32], capacity: usize, scale: f32, weights: &mut [f32]) {
+    /// Scores of one query on its keys `[E, capacity]`, scaled before and after they are summed.
+    fn scores_of_one(query: &[f32], keys: &[f32], capacity: usize, scales: [f32; 2], weights: &mut [f32]) {
         weights.fill(0.0);
         for (i, q) in query.iter().enumerate() {
-            let q = q * scale;
+            let q = q * scales[0];
             weights.iter_mut().zip(&keys[i * capacity..]).for_each(|(w, key)| *w = q.mul_add(*key, *w));
         }
+        weights.iter_mut().for_each(|w| *w *= scales[1]);
     }
 }
 
@@ -389,6 +408,36 @@ simd_dispatch! {
         for (t, w) in weights.iter().enumerate() {
             let w = w / total;
             mixed.iter_mut().zip(&values[t * step..]).for_each(|(m, v)| *m = w.mul_add(*v, *m));
+        }
+    }
+}
+
+simd_dispatch! {
+    /// As [`mixed_of_one`], with sums over the first `part` keys and then over [`DEPTH`] keys at a time.
+    fn mixed_in_parts(values: &[f32], step: usize, weights: &mut [f32], part: usize, mixed: &mut [f32]) {
+        let max = max_of(weights);
+        let mut total = 0f32;
+        for w in weights.iter_mut() {
+            *w = exp(*w - max);
+            total += *w;
+        }
+        let scale = 1.0 / total;
+        mixed.fill(0.0);
+        let mut sums = [0f32; WIDEST_HEAD];
+        for (offset, mixed) in (0..mixed.len()).step_by(WIDEST_HEAD).zip(mixed.chunks_mut(WIDEST_HEAD)) {
+            let sums = &mut sums[..mixed.len()];
+            let mut start = 0;
+            while start < weights.len() {
+                let end = weights.len().min(if start == 0 { part } else { start + DEPTH });
+                sums.fill(0.0);
+                for (t, w) in weights[start..end].iter().enumerate() {
+                    let w = w * scale;
+                    let values = &values[(start + t) * step + offset..];
+                    sums.iter_mut().zip(values).for_each(|(sum, v)| *sum = w.mul_add(*v, *sum));
+                }
+                mixed.iter_mut().zip(&*sums).for_each(|(m, sum)| *m += sum);
+                start = end;
+            }
         }
     }
 }

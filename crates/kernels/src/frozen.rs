@@ -217,6 +217,27 @@ impl FrozenMatrix {
         values
     }
 
+    /// The matrix with its columns in another order, as many or fewer.
+    pub fn with_columns(&self, order: &[usize]) -> Self {
+        let pairs = panel_pairs(self.inputs);
+        let panels = match &self.panels {
+            Panels::Bf16(from) => Panels::Bf16({
+                let mut to = PairBuffer::new(order.len().div_ceil(PANEL) * pairs * PANEL);
+                take_columns(from, pairs, order, &mut to);
+                to
+            }),
+            Panels::Q8 { quants: from, scales: from_scales } => {
+                let (blocks, panels) = (pairs * 2 / Q8_BLOCK, order.len().div_ceil(PANEL));
+                let mut quants = vec![0; panels * pairs * 2 * PANEL];
+                let mut scales = vec![0.0; panels * blocks * PANEL];
+                take_columns(from, pairs * 2, order, &mut quants);
+                take_columns(from_scales, blocks, order, &mut scales);
+                Panels::Q8 { quants, scales }
+            }
+        };
+        Self { panels, inputs: self.inputs, outputs: order.len() }
+    }
+
     /// Adds a column times a factor to `x` `[K]`.
     pub fn add_column(&self, column: usize, factor: f32, x: &mut [f32]) {
         let (panel, place, pairs) = (column / PANEL, column % PANEL, panel_pairs(self.inputs));
@@ -356,6 +377,17 @@ impl FrozenMatrix {
     }
 }
 
+/// Columns of panels of so many rows in this order; what is beyond them is zero.
+fn take_columns<T: Copy + Default>(from: &[T], rows: usize, order: &[usize], to: &mut [T]) {
+    to.fill(T::default());
+    for (column, source) in order.iter().enumerate() {
+        for row in 0..rows {
+            let at = |column: usize| (column / PANEL * rows + row) * PANEL + column % PANEL;
+            to[at(column)] = from[at(*source)];
+        }
+    }
+}
+
 /// Writes each panel of so many numbers.
 fn in_panels<T: Send>(all: &mut [T], panel: usize, write: impl Fn((usize, &mut [T])) + Sync + Send) {
     match panel {
@@ -432,6 +464,13 @@ mod tests {
                 let mut column = vec![1.0; k];
                 matrix.add_column(n - 1, 2.0, &mut column);
                 assert!((0..k).all(|i| column[i] == 1.0 + 2.0 * values[i * n + n - 1]));
+                let order: Vec<usize> = (0..n).map(|j| (7 * j + 3) % n).take(n.div_ceil(2)).collect();
+                let (some, width) = (matrix.with_columns(&order), order.len());
+                let of_some = some.values();
+                assert!(
+                    (0..k * width).all(|i| of_some[i] == values[i / width * n + order[i % width]]),
+                    "{kind:?} {k} {n}"
+                );
                 let back = matrix.turned(0..n);
                 assert_eq!((back.inputs(), back.outputs()), (n, k));
                 let of_back = back.values();

@@ -53,8 +53,8 @@ struct DecoderMap {
     matrix: PackedMatrix,
     /// The first of its columns.
     first: usize,
-    /// The adapter's two matrices, of which the first is scaled, where they are not merged.
-    adapter: Option<[Packed; 2]>,
+    /// The adapter's two matrices and its scale, where they are not merged.
+    adapter: Option<([Packed; 2], f32)>,
 }
 
 impl DecoderLinear {
@@ -106,9 +106,9 @@ impl DecoderLinear {
                     matrix.product_split(x, y, self.outputs, over, split);
                 }
             }
-            if let Some([a, b]) = adapter {
-                let mut low = PooledBuffer::new(n * a.outputs);
-                a.product(x, &mut low, Accumulate::Write);
+            if let Some(([a, b], scale)) = adapter {
+                let (rank, mut low) = (a.outputs, PooledBuffer::new(n * a.outputs));
+                a.gemm_range((n, 0..inputs, rank), Matrix::rows(x, inputs), &mut low, rank, Accumulate::Write, *scale);
                 let shape = (n, 0..b.inputs(), b.outputs);
                 b.gemm_range(shape, Matrix::rows(&low, a.outputs), y, self.outputs, Accumulate::Add, 1.0);
             }
@@ -183,7 +183,7 @@ fn side_by_side(shape: BlockShape, w: &BlockWeights<'_>, maps: &[usize]) -> Deco
     let inputs = maps.first().map_or(0, |&map| sizes[map][0]);
     let outputs: usize = maps.iter().map(|&map| sizes[map][1]).sum();
     let is_by_head = maps == [0] && shape.options.order == HeadOrder::ByHead;
-    let in_order = is_by_head.then_some(|rows: &[f32]| by_kind(rows, shape));
+    let by_head = is_by_head.then_some(shape);
     let mut biases = vec![];
     if maps.iter().any(|&map| !w.maps[map].bias.is_empty()) {
         for &map in maps {
@@ -193,8 +193,8 @@ fn side_by_side(shape: BlockShape, w: &BlockWeights<'_>, maps: &[usize]) -> Deco
             }
         }
     }
-    if let Some(in_order) = in_order {
-        biases = in_order(&biases);
+    if let Some(shape) = by_head {
+        biases = by_kind(&biases, shape);
     }
     let bias = (!biases.is_empty()).then_some(biases);
     let frozen = maps.iter().map(|&map| match w.maps[map].matrix {
@@ -205,7 +205,7 @@ fn side_by_side(shape: BlockShape, w: &BlockWeights<'_>, maps: &[usize]) -> Deco
         let mut first = 0;
         let of = |(map, matrix): (usize, &Arc<FrozenMatrix>)| {
             first += matrix.outputs();
-            frozen_map(&w.maps[map], matrix, first - matrix.outputs(), in_order)
+            frozen_map(&w.maps[map], matrix, first - matrix.outputs(), by_head)
         };
         return DecoderLinear { maps: frozen.into_iter().map(of).collect(), bias, outputs };
     }
@@ -215,39 +215,38 @@ fn side_by_side(shape: BlockShape, w: &BlockWeights<'_>, maps: &[usize]) -> Deco
         write_merged(&w.maps[map], sizes[map], &mut joint[first..], outputs);
         first += sizes[map][1];
     }
-    if is_by_head {
+    if let Some(shape) = by_head {
         let ordered = by_kind(&joint, shape);
         joint.copy_from_slice(&ordered);
     }
     DecoderLinear::new(PackedMatrix::F32(Packed::new(Matrix::rows(&joint, outputs), inputs, outputs)), outputs, bias)
 }
 
-/// A map whose matrix is frozen; `in_order` orders rows of its outputs.
+/// A map whose matrix is frozen; queries, keys and values that stand head by head are ordered by kind.
 fn frozen_map(
     map: &LinearWeights<'_>,
     matrix: &Arc<FrozenMatrix>,
     first: usize,
-    in_order: Option<impl Fn(&[f32]) -> Vec<f32>>,
+    by_head: Option<BlockShape>,
 ) -> DecoderMap {
     let (inputs, outputs) = (matrix.inputs(), matrix.outputs());
     let (mut matrix, mut b) = (matrix.clone(), map.b.to_vec());
-    if let Some(in_order) = in_order {
-        let values = in_order(&matrix.values());
-        matrix = Arc::new(FrozenMatrix::new(Matrix::rows(&values, outputs), inputs, outputs, matrix.numbers()));
-        b = in_order(&b);
+    if let Some(shape) = by_head {
+        matrix = Arc::new(matrix.with_columns(&by_kind(&(0..outputs).collect::<Vec<_>>(), shape)));
+        b = by_kind(&b, shape);
     }
     let rank = map.rank(inputs);
     let adapter = (rank > 0).then(|| {
-        let a: Vec<f32> = map.a.iter().map(|a| a * map.scale).collect();
-        [Packed::new(Matrix::rows(&a, rank), inputs, rank), Packed::new(Matrix::rows(&b, outputs), rank, outputs)]
+        let a = Packed::new(Matrix::rows(map.a, rank), inputs, rank);
+        ([a, Packed::new(Matrix::rows(&b, outputs), rank, outputs)], map.scale)
     });
     DecoderMap { matrix: PackedMatrix::Frozen(matrix), first, adapter }
 }
 
 /// Rows `[H, 3, E]` as `[3, H, E]`.
-fn by_kind(rows: &[f32], shape: BlockShape) -> Vec<f32> {
+fn by_kind<T: Copy>(rows: &[T], shape: BlockShape) -> Vec<T> {
     let (heads, e) = (shape.heads, shape.head_width);
-    let kind = |row: &[f32], kind: usize| -> Vec<f32> {
+    let kind = |row: &[T], kind: usize| -> Vec<T> {
         (0..heads).flat_map(|head| row[(3 * head + kind) * e..][..e].to_vec()).collect()
     };
     rows.chunks_exact(3 * heads * e).flat_map(|row| (0..3).flat_map(|which| kind(row, which))).collect()

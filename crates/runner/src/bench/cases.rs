@@ -10,7 +10,7 @@ use duel_evaluation::ExactEvaluator;
 use duel_model::{Policy, ResponseReader, ScalarModel, generate};
 use duel_ppo::{ActorCritic, Critic, Ppo, RolloutContext};
 use duel_reward::{LearnedReward, RewardModel, RewardNetwork};
-use duel_spec::{DpoSettings, EnsembleScore, GrammarSettings, LearnerSettings, PpoSettings, RmStage, seeds};
+use duel_spec::{DpoSettings, EnsembleScore, GrammarSettings, LearnerSettings, PpoSettings, RmStage, TokenSpec, seeds};
 use duel_training::sft::Sft;
 use duel_training::{Learner, Method, logprobs};
 use std::hint::black_box;
@@ -25,8 +25,8 @@ pub struct Case {
 }
 
 /// Every case, by name.
-pub const CASES: [&str; 9] =
-    ["sft", "reward", "dpo_cached", "dpo_live", "dpo_lora", "generate", "logp", "ppo", "evaluation"];
+pub const CASES: [&str; 10] =
+    ["sft", "reward", "dpo_cached", "dpo_live", "dpo_lora", "generate", "generate_mixed", "logp", "ppo", "evaluation"];
 /// The shape of a pretrained model, of which only adapters are trained.
 pub const PRETRAINED: &str = "pretrained";
 /// Rank of the adapters.
@@ -39,8 +39,8 @@ const SCHEDULE: (f64, u64) = (1e-4, 1 << 20);
 pub fn case(shape: &Shape, name: &str) -> Result<Option<Case>> {
     let exists = match (shape.name, name) {
         (PRETRAINED, _) => matches!(name, "dpo_lora" | "generate" | "logp"),
-        _ if shape.is_large() => matches!(name, "dpo_lora" | "generate" | "logp" | "ppo"),
-        (_, "dpo_lora") => false,
+        _ if shape.is_large() => matches!(name, "dpo_lora" | "generate" | "generate_mixed" | "logp" | "ppo"),
+        (_, "dpo_lora" | "generate_mixed") => false,
         (_, "evaluation") => shape.name == "grammar",
         _ => true,
     };
@@ -55,6 +55,7 @@ pub fn case(shape: &Shape, name: &str) -> Result<Option<Case>> {
         "dpo_live" => cases.dpo(true),
         "dpo_lora" => cases.dpo_lora(),
         "generate" => cases.generate(),
+        "generate_mixed" => cases.generate_mixed(),
         "logp" => cases.logp(),
         "ppo" => cases.ppo(),
         "evaluation" => cases.evaluation()?,
@@ -160,6 +161,30 @@ impl<'s> CaseBuilder<'s> {
             round += 1;
             let mut rng = seeds::derive(round, "bench", 0, "generate");
             black_box(generate(&policy, &space, prompts.clone(), &mut rng, &device));
+            Ok(())
+        };
+        Case { tokens, flops: None, run: Box::new(run) }
+    }
+
+    /// Prompts of a quarter of their length to all of it, and responses that end at each token with the same chance, on average
+    /// after a quarter of the length; eight times as many rows as in `generate`.
+    fn generate_mixed(self) -> Case {
+        let Shape { space, .. } = self.shape;
+        let (rows, quarter) = (8 * self.shape.rollout(), (space.response_tokens / 4).max(1));
+        let ends = (0..space.vocabulary as u32).filter(|id| (*id as usize).is_multiple_of(quarter)).collect();
+        let space = TokenSpec { other_eos: ends, ..space.clone() };
+        let mut prompts = self.shape.responses(rows).prompts;
+        for (row, prompt) in prompts.iter_mut().enumerate() {
+            prompt.truncate(prompt.len() * (1 + row % 4) / 4);
+        }
+        let (policy, device) = (self.policy().valid(), self.device);
+        let write = move |round| {
+            let mut rng = seeds::derive(round, "bench", 0, "generate");
+            generate(&policy, &space, prompts.clone(), &mut rng, &device)
+        };
+        let tokens = write(0).responses.iter().map(Vec::len).sum();
+        let run = move || {
+            black_box(write(0)); // the same lengths each time
             Ok(())
         };
         Case { tokens, flops: None, run: Box::new(run) }

@@ -34,7 +34,7 @@ enum PeerReply {
 /// The peers of a case: a plain PyTorch loop, and TRL (or Hugging Face's models alone where TRL has nothing of its own).
 pub fn start(shape: &Shape, case: &str) -> Result<Vec<Peer>> {
     let names: &[&'static str] = match case {
-        "evaluation" => &[],
+        "evaluation" | "generate_mixed" => &[],
         _ if shape.is_large() => &["trl"],
         _ => &["torch", "trl"],
     };
