@@ -5,18 +5,14 @@
 
 use crate::buffer::{PairBuffer, PooledBuffer};
 use crate::matrix::{Accumulate, FEW_ROWS, Matrix, PANEL};
+use crate::pair::{BLOCK_PAIRS, Pair, pair, round_row, unpair};
 use crate::panel_bf16::{self, DEPTH_PAIRS, turn_block};
 use crate::simd::simd_dispatch;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Two bf16 numbers of neighbouring inputs, the even one in the low half.
-pub type Pair = u32;
-
 /// Inputs that share a scale in 8 bits, as in GGUF's Q8_0.
 const Q8_BLOCK: usize = 32;
-/// Pairs of inputs of a block that can be turned.
-pub(crate) const BLOCK_PAIRS: usize = PANEL / 2;
 /// Numbers that one thread packs alone.
 const SERIAL_PACK_MAX: usize = 1 << 15;
 
@@ -75,38 +71,6 @@ impl Bf16Rows {
             round_row(&x.values[row * x.row_step..][..inputs], &mut to[..inputs.div_ceil(2)]);
         }
         Self { pairs, rows, inputs }
-    }
-}
-
-/// The bits of the nearest bf16 number, ties to even; 0 for numbers below 2⁻¹²⁶.
-#[inline(always)]
-fn bf16_bits(x: f32) -> u32 {
-    let bits = x.to_bits();
-    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
-    let rounded = if rounded & 0x7f80 == 0 { rounded & 0x8000 } else { rounded };
-    if x.is_nan() { 0x7fc0 } else { rounded }
-}
-
-/// The two numbers of a pair.
-#[inline(always)]
-pub(crate) fn unpair(pair: Pair) -> [f32; 2] {
-    [f32::from_bits(pair << 16), f32::from_bits(pair & 0xffff_0000)]
-}
-
-#[inline(always)]
-fn pair(even: f32, odd: f32) -> Pair {
-    bf16_bits(even) | bf16_bits(odd) << 16
-}
-
-simd_dispatch! {
-    fn round_row(row: &[f32], to: &mut [Pair]) {
-        let (twos, rest) = row.as_chunks::<2>();
-        for (to, [even, odd]) in to.iter_mut().zip(twos) {
-            *to = pair(*even, *odd);
-        }
-        if let ([last], Some(to)) = (rest, to.last_mut()) {
-            *to = pair(*last, 0.0);
-        }
     }
 }
 
@@ -424,28 +388,6 @@ mod tests {
 
     fn rounded(x: f32) -> f32 {
         unpair(pair(x, 0.0))[0]
-    }
-
-    #[test]
-    fn numbers_are_rounded_to_the_nearest() {
-        let one_and_a_half_steps = 1.0 + 1.5 * 2f32.powi(-7);
-        for (x, expected) in [
-            (0.0, 0.0),
-            (-0.0, -0.0),
-            (1.0, 1.0),
-            (-2.5, -2.5),
-            (1.0 + 2f32.powi(-9), 1.0),
-            (1.0 + 2f32.powi(-8), 1.0), // a tie, to even
-            (one_and_a_half_steps, 1.0 + 2.0 * 2f32.powi(-7)),
-            (f32::INFINITY, f32::INFINITY),
-            (f32::MAX, f32::INFINITY),
-            (f32::MIN_POSITIVE, f32::MIN_POSITIVE),
-            (f32::MIN_POSITIVE / 2.0, 0.0),
-            (-1e-40, -0.0),
-        ] {
-            assert_eq!(rounded(x).to_bits(), f32::to_bits(expected), "{x}");
-        }
-        assert!(rounded(f32::NAN).is_nan() && rounded(f32::from_bits(0x7fff_ffff)).is_nan());
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod matrix;
 mod norm;
 mod optimizer;
 mod packed_block;
+mod pair;
 mod panel;
 #[cfg(target_arch = "x86_64")]
 mod panel_avx2;

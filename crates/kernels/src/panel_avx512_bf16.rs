@@ -1,9 +1,8 @@
 //! Tiles whose sums stay in registers of AVX-512, multiplied by `vdpbf16ps`; and the transpose of a block.
 #![expect(unsafe_code, reason = "loads and stores of whole registers")]
 
-use crate::frozen::Pair;
-use crate::matrix::{Accumulate, FEW_ROWS, PANEL};
-use crate::panel_bf16::TILE_ROWS;
+use crate::matrix::{Accumulate, FEW_ROWS, PANEL, ROWS};
+use crate::pair::Pair;
 use std::arch::x86_64::{
     __m512bh, __m512i, _MM_HINT_T1, _mm_prefetch, _mm_set_epi8, _mm512_add_ps, _mm512_broadcast_i32x4,
     _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_epi32,
@@ -24,11 +23,11 @@ pub unsafe fn panel(
     over: Accumulate,
 ) {
     let masks = [mask(width), mask(width.saturating_sub(16))];
-    let tiles = rows.div_ceil(TILE_ROWS);
-    for (index, first) in (0..rows).step_by(TILE_ROWS).enumerate() {
+    let tiles = rows.div_ceil(ROWS);
+    for (index, first) in (0..rows).step_by(ROWS).enumerate() {
         // of few rows, what is read after this part of the panel stands behind it: each of several tiles asks memory for its share
         // of that, while one alone waits for memory in any case
-        let step = if (2..=FEW_ROWS / TILE_ROWS).contains(&tiles) { PANEL.div_ceil(tiles) } else { 0 };
+        let step = if (2..=FEW_ROWS / ROWS).contains(&tiles) { PANEL.div_ceil(tiles) } else { 0 };
         let ahead = w.as_ptr().wrapping_add(depth * PANEL + index * depth * step);
         let params = TileParams { depth, x_step, masks, y_step, over, ahead, ahead_step: step };
         // SAFETY: the caller's.
@@ -42,7 +41,7 @@ pub unsafe fn panel(
                 5 => tile::<5>(x, w, y, params),
                 6 => tile::<6>(x, w, y, params),
                 7 => tile::<7>(x, w, y, params),
-                _ => tile::<TILE_ROWS>(x, w, y, params),
+                _ => tile::<ROWS>(x, w, y, params),
             }
         }
     }

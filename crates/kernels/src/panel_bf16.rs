@@ -1,7 +1,7 @@
 //! All rows of a left side on one panel of a right side, both in bf16, with sums in f32.
 
-use crate::frozen::{BLOCK_PAIRS, Pair, unpair};
-use crate::matrix::{Accumulate, PANEL, ROWS};
+use crate::matrix::{Accumulate, PANEL};
+use crate::pair::{BLOCK_PAIRS, Pair, unpair};
 use crate::simd::simd_dispatch;
 
 /// Pairs of inputs of a panel worked on at a time: they stay in the first cache.
@@ -117,9 +117,6 @@ fn plain_turn_block(from: &[[Pair; PANEL]], to: &mut [[Pair; PANEL]]) {
         }
     }
 }
-
-/// Rows of a tile of AVX-512.
-pub const TILE_ROWS: usize = ROWS;
 
 #[cfg(test)]
 mod tests {
