@@ -1,5 +1,12 @@
 //! Distributions over all responses to a prompt, and the exact optimum of reward minus β·KL.
 
+/// Rewards that differ by no more are tied.
+pub(crate) const TIE: f64 = 1e-9;
+
+pub(crate) fn is_tie(a: f64, b: f64) -> bool {
+    (a - b).abs() <= TIE
+}
+
 /// Log-probability of every response to one prompt, in the world's fixed order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ResponseDistribution(pub Vec<f64>);
@@ -17,7 +24,7 @@ impl ResponseDistribution {
 
     /// `KL(self || reference)`, nats.
     pub fn kl(&self, reference: &Self) -> f64 {
-        self.0.iter().zip(&reference.0).map(|(p, q)| if *p > -700.0 { p.exp() * (p - q) } else { 0.0 }).sum()
+        expectation(self.0.iter().zip(&reference.0).map(|(logp, ref_logp)| (logp.exp(), logp - ref_logp)))
     }
 
     /// `½ Σ |p − q|`
@@ -27,15 +34,15 @@ impl ResponseDistribution {
 
     /// Entropy, nats.
     pub fn entropy(&self) -> f64 {
-        -self.0.iter().map(|p| if *p > -700.0 { p.exp() * p } else { 0.0 }).sum::<f64>()
+        -expectation(self.0.iter().map(|logp| (logp.exp(), *logp)))
     }
 
-    /// Probability that a response of `self` has a higher reward than one of `other`, and that of a tie (rewards within 1e-9).
+    /// Probability that a response of `self` has a higher reward than one of `other`, and that of a tie.
     pub fn beats(&self, other: &Self, reward: &[f64]) -> (f64, f64) {
         let mut order: Vec<usize> = (0..reward.len()).collect();
         order.sort_by(|&a, &b| reward[a].total_cmp(&reward[b]));
         let (mut wins, mut ties, mut below) = (0.0, 0.0, 0.0);
-        for group in order.chunk_by(|&a, &b| (reward[a] - reward[b]).abs() < 1e-9) {
+        for group in order.chunk_by(|&a, &b| is_tie(reward[a], reward[b])) {
             let own_mass: f64 = group.iter().map(|&i| self.0[i].exp()).sum();
             let other_mass: f64 = group.iter().map(|&i| other.0[i].exp()).sum();
             wins += own_mass * below;
@@ -44,6 +51,11 @@ impl ResponseDistribution {
         }
         (wins, ties)
     }
+}
+
+/// `Σ p x` over pairs `(p, x)` with p > 0: `0 · ∞` is 0.
+fn expectation(pairs: impl Iterator<Item = (f64, f64)>) -> f64 {
+    pairs.filter(|(p, _)| *p > 0.0).map(|(p, x)| p * x).sum()
 }
 
 /// `π*(y|x) ∝ π_ref(y|x) exp(r(x, y)/β)`: the unique optimum of `E r − β KL(π || π_ref)`.
@@ -62,7 +74,7 @@ pub fn best_of_n(q: &ResponseDistribution, reward: &[f64], n: i32) -> ResponseDi
     order.sort_by(|&a, &b| reward[a].total_cmp(&reward[b]));
     let mut logp = vec![0.0; reward.len()];
     let mut below = 0.0;
-    for group in order.chunk_by(|&a, &b| (reward[a] - reward[b]).abs() < 1e-9) {
+    for group in order.chunk_by(|&a, &b| is_tie(reward[a], reward[b])) {
         let mass: f64 = group.iter().map(|&y| q.0[y].exp()).sum();
         let p = (below + mass).powi(n) - f64::powi(below, n);
         for &y in group {
@@ -74,9 +86,9 @@ pub fn best_of_n(q: &ResponseDistribution, reward: &[f64], n: i32) -> ResponseDi
     ResponseDistribution(logp)
 }
 
-/// Mean gold and KL over prompts of the optima at one β.
+/// The two terms of the objective `gold − β KL` of a policy, means over prompts.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct OptimaMeans {
+pub struct ObjectiveTerms {
     pub beta: f64,
     /// Mean gold reward.
     pub gold: f64,
@@ -84,7 +96,12 @@ pub struct OptimaMeans {
     pub kl: f64,
 }
 
-impl OptimaMeans {
+impl ObjectiveTerms {
+    /// `gold − β KL`
+    pub fn objective(&self) -> f64 {
+        self.gold - self.beta * self.kl
+    }
+
     /// The optimum of `rewards` at one β for all prompts, evaluated by `gold`.
     pub fn at_beta(references: &[ResponseDistribution], rewards: &[Vec<f64>], gold: &[Vec<f64>], beta: f64) -> Self {
         let n = references.len() as f64;
@@ -98,20 +115,20 @@ impl OptimaMeans {
     }
 }
 
-/// The point of the frontier of `rewards` whose mean KL is `kl`, with one β for all prompts. A policy with more KL than the
-/// optimum at β = 1e-3 is compared with that one: more KL gains nothing.
-pub fn at_kl(references: &[ResponseDistribution], rewards: &[Vec<f64>], gold: &[Vec<f64>], kl: f64) -> OptimaMeans {
+/// The point of the frontier of `rewards` whose mean KL is `kl`, with one β for all prompts. A policy with no less KL
+/// than the optimum at β = 1e-3 is compared with that one: more KL gains nothing.
+pub fn at_kl(references: &[ResponseDistribution], rewards: &[Vec<f64>], gold: &[Vec<f64>], kl: f64) -> ObjectiveTerms {
     let (mut low, mut high) = (1e-3f64, 1e4f64);
-    let furthest = OptimaMeans::at_beta(references, rewards, gold, low);
-    if furthest.kl < kl {
+    let furthest = ObjectiveTerms::at_beta(references, rewards, gold, low);
+    if furthest.kl <= kl {
         return furthest;
     }
     // 32 halvings of 7 decades: β to 1e-8 of itself
     for _ in 0..32 {
         let middle = (low * high).sqrt();
-        if OptimaMeans::at_beta(references, rewards, gold, middle).kl > kl { low = middle } else { high = middle }
+        if ObjectiveTerms::at_beta(references, rewards, gold, middle).kl > kl { low = middle } else { high = middle }
     }
-    OptimaMeans::at_beta(references, rewards, gold, (low * high).sqrt())
+    ObjectiveTerms::at_beta(references, rewards, gold, (low * high).sqrt())
 }
 
 #[cfg(test)]
@@ -128,6 +145,61 @@ mod tests {
         (tables.reference, tables.gold)
     }
 
+    fn distribution(p: &[f64]) -> ResponseDistribution {
+        ResponseDistribution(p.iter().map(|p| p.ln()).collect())
+    }
+
+    #[test]
+    fn a_response_of_probability_0_counts_nothing() {
+        let [p, q] = [&[0.5, 0.5, 0.0], &[0.25, 0.25, 0.5]].map(|p| distribution(p));
+        // every log-ratio is ln 2
+        assert!((p.kl(&q) - 2f64.ln()).abs() < 1e-15);
+        assert!((p.entropy() - 2f64.ln()).abs() < 1e-15);
+        // where both are 0
+        assert!((p.kl(&distribution(&[0.25, 0.75, 0.0])) - 0.5 * (4.0f64 / 3.0).ln()).abs() < 1e-15);
+    }
+
+    #[test]
+    fn totals_and_distances_are_plain_sums() {
+        let [p, q] = [&[0.5, 0.3, 0.2], &[0.1, 0.4, 0.5]].map(|p| distribution(p));
+        // half of .4 + .1 + .3
+        assert!((p.total_variation(&q) - 0.4).abs() < 1e-15);
+        assert_eq!(distribution(&[1.0, 0.0]).total_variation(&distribution(&[0.0, 1.0])), 1.0);
+        assert_eq!(distribution(&[1.0, 0.5]).total(), 1.5);
+    }
+
+    #[test]
+    fn rewards_within_a_billionth_are_tied() {
+        let [low, high] = [&[1.0, 0.0], &[0.0, 1.0]].map(|p| distribution(p));
+        for (gap, (win, tie)) in [(0.0, (0.0, 1.0)), (1e-9, (0.0, 1.0)), (1.001e-9, (1.0, 0.0))] {
+            assert_eq!(high.beats(&low, &[0.0, gap]), (win, tie), "{gap}");
+            assert_eq!(low.beats(&high, &[0.0, gap]), (0.0, tie), "{gap}");
+        }
+    }
+
+    #[test]
+    fn the_best_of_two_wins_where_either_draw_has_it() {
+        // the best two are tied, so that all is theirs but both draws of the worst: 1 − 1/4, split as 1 to 2; one is impossible
+        let reference = distribution(&[1.0 / 6.0, 1.0 / 2.0, 1.0 / 3.0, 0.0]);
+        let best = best_of_n(&reference, &[1.0, 0.0, 1.0, 2.0], 2);
+        for (logp, expected) in best.0.iter().zip([0.25, 0.25, 0.5, 0.0]) {
+            assert!((logp.exp() - expected).abs() < 1e-15, "{best:?}");
+        }
+    }
+
+    #[test]
+    fn more_kl_than_the_frontier_has_is_compared_with_its_end() {
+        // rewards 1 apart: at β = 1e-3 all is on the better response, with KL ln 2
+        let (references, rewards) = ([distribution(&[0.5, 0.5])], [vec![0.0, 1.0]]);
+        let furthest = ObjectiveTerms::at_beta(&references, &rewards, &rewards, 1e-3);
+        assert!((furthest.kl - 2f64.ln()).abs() < 1e-12 && (furthest.gold - 1.0).abs() < 1e-12);
+        for kl in [furthest.kl, 1.0] {
+            assert_eq!(at_kl(&references, &rewards, &rewards, kl), furthest);
+        }
+        let inside = at_kl(&references, &rewards, &rewards, furthest.kl - 1e-3);
+        assert!(inside.beta > 1e-2 && (inside.kl - (furthest.kl - 1e-3)).abs() < 1e-7, "{inside:?}");
+    }
+
     #[test]
     fn the_optimum_has_the_documented_values() {
         let (references, golds) = fixture();
@@ -142,7 +214,7 @@ mod tests {
             (0.05, 3.11065, 4.55274),
         ];
         for (beta, gold, kl) in expected {
-            let actual = OptimaMeans::at_beta(&references, &golds, &golds, beta);
+            let actual = ObjectiveTerms::at_beta(&references, &golds, &golds, beta);
             assert!((actual.gold - gold).abs() < 1e-5 && (actual.kl - kl).abs() < 1e-5, "{actual:?}");
             let inverse = at_kl(&references, &golds, &golds, kl);
             assert!((inverse.beta - beta).abs() < 1e-3 * beta, "{inverse:?}");
@@ -161,7 +233,7 @@ mod tests {
             (0.3, 0.99193, 4.86886, 0.46092),
             (0.2, -1.09979, 12.1428, 0.96543),
         ] {
-            let actual = OptimaMeans::at_beta(references, proxy, golds, beta);
+            let actual = ObjectiveTerms::at_beta(references, proxy, golds, beta);
             assert!((actual.gold - gold).abs() < 1e-5 && (actual.kl - kl).abs() < 1e-4, "{actual:?}");
             let mass: f64 =
                 references.iter().zip(proxy).map(|(l, p)| optimum(l, p, beta).expect(trap)).sum::<f64>() / 6.0;

@@ -88,4 +88,33 @@ mod tests {
         assert_eq!(other, [rejected, chosen, 1.0 - ordered]);
         assert!(chosen != 0.0 && ordered == f64::from(u8::from(chosen > rejected)));
     }
+
+    #[test]
+    fn a_split_has_the_means_of_its_pairs() {
+        let world = GrammarWorld::new(0.02, 1);
+        let space = world.space();
+        let config = TransformerConfig::small(space.vocabulary, space.context(), 1, 8, 2, true);
+        let policy = |seed| Policy::new(&config, &mut seeds::derive(seed, "test", 0, "init"), &Device::flex());
+        let reader = ResponseReader::new(space, &Device::flex());
+        let prompt = world.prompts(Split::Test)[0].ids.clone();
+        let rows: Vec<PreferenceRow> = [Split::Validation, Split::Test]
+            .into_iter()
+            .flat_map(|split| [([3, 2], [4, 2]), ([5, 2], [6, 2]), ([6, 2], [5, 2])].map(|pair| (split, pair)))
+            .map(|(split, (chosen, rejected))| {
+                PreferenceRow::new(split, prompt.clone(), chosen.to_vec(), rejected.to_vec())
+            })
+            .collect();
+        let [logp, ref_logp] =
+            [1, 0].map(|seed| logprobs::sequence_logp(&reader, &policy(seed), &PairBatch::new(&rows, &[3, 4, 5]).both));
+        let ratio = |row: usize| f64::from(logp[row] - ref_logp[row]);
+        // rows 2 and 3 are each other's opposite: one of them is ordered
+        let ordered = (1.0 + f64::from(u8::from(ratio(0) > ratio(3)))) / 3.0;
+        let expected = [[0, 1, 2], [3, 4, 5]].map(|rows| rows.map(ratio).iter().sum::<f64>() / 3.0);
+        for (_, values) in HeldOut::new(reader, &policy(0), &rows).measure(&policy(1)) {
+            let actual = values.map(|(_, value)| value);
+            assert!((actual[0] - expected[0]).abs() < 1e-6 && (actual[1] - expected[1]).abs() < 1e-6, "{actual:?}");
+            assert_eq!(actual[2], ordered);
+            assert!(expected.iter().all(|mean| mean.abs() > 1e-3));
+        }
+    }
 }

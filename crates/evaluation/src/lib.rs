@@ -14,7 +14,7 @@ mod tables;
 #[cfg(test)]
 mod wiring;
 
-pub use distribution::{OptimaMeans, ResponseDistribution, at_kl, optimum};
+pub use distribution::{ObjectiveTerms, ResponseDistribution, at_kl, optimum};
 pub use error::Error;
 pub use evaluator::{EvalKind, Evaluator};
 pub use exact::{ExactEvaluator, distributions, kl_grammar, proxy_table};

@@ -1,6 +1,7 @@
 //! Evaluation by sampling, for worlds that cannot be enumerated: the same prompts and random numbers for every arm, KL by the
 //! Rao-Blackwell estimator.
 
+use crate::distribution::{TIE, is_tie};
 use crate::score::{EvalMetrics, EvalResult, distinct_2};
 use crate::{Result, invariants};
 use burn::module::Module;
@@ -13,9 +14,6 @@ use duel_spec::{OutcomeRow, Split, metrics};
 use duel_training::invariants::sampled_from_finite;
 use duel_training::logprobs;
 use std::sync::Arc;
-
-/// Relative rounding error of the log-probs that a KL is a difference of: 64 units in the last place of an f32.
-const KL_SHARE: f64 = 4e-6;
 
 /// Evaluates policies by sampling.
 pub struct SampledEvaluator {
@@ -106,11 +104,10 @@ impl SampledEvaluator {
         let (gold_mean, gold_se) = clustered(&gold, group);
         let (kl_mean, kl_se) = clustered(&kl, group);
         let (k1_mean, k1_se) = clustered(&k1, group);
-        // no term is negative but for rounding: a token's is a difference of log-probs of about ln V in f32
-        let token = (self.reader.space().vocabulary as f64).ln().max(1.0);
-        kl.iter().zip(&batch.responses).try_for_each(|(&kl, response)| {
-            invariants::kl_is_not_negative(kl, KL_SHARE, token * response.len() as f64)
-        })?;
+        let vocabulary = self.reader.space().vocabulary;
+        kl.iter()
+            .zip(&batch.responses)
+            .try_for_each(|(&kl, response)| invariants::sampled_kl_is_not_negative(kl, vocabulary, response.len()))?;
         if batch.len() >= 1024 {
             let first = invariants::kl_estimates_agree(kl_mean, k1_mean, k1_se);
             invariants::unless_by_chance(first, || {
@@ -197,10 +194,10 @@ impl SampledEvaluator {
 
 /// Shares of wins and of ties of one list against another.
 fn win_and_tie_rates(scores: &[f64], other_scores: &[f64]) -> (f64, f64) {
-    let share = |holds: fn(f64) -> bool| {
-        scores.iter().zip(other_scores).filter(|(a, b)| holds(*a - *b)).count() as f64 / scores.len() as f64
+    let share = |holds: fn(f64, f64) -> bool| {
+        scores.iter().zip(other_scores).filter(|(a, b)| holds(**a, **b)).count() as f64 / scores.len() as f64
     };
-    (share(|gap| gap > 1e-9), share(|gap| gap.abs() <= 1e-9))
+    (share(|a, b| a - b > TIE), share(is_tie))
 }
 
 /// Standard deviation.
@@ -241,7 +238,7 @@ mod tests {
         let (reader, gold) = (ResponseReader::new(space, &device), Arc::new(GrammarGold));
         let ids = |split| world.prompts(split).iter().map(|p| p.ids.clone()).collect::<Vec<_>>();
         let tables = |split| crate::proxy_table(&*gold, &ids(split), space.eos).expect("gold scores all");
-        let exact = ExactEvaluator::new(&world, reader.clone(), &policy, Some(&tables))?.theory(&[], &[2, 4, 8])?;
+        let exact = ExactEvaluator::new(&world, reader.clone(), &policy, Some(&tables)).theory(&[], &[2, 4, 8])?;
         let sampled = SampledEvaluator::new(world.clone(), reader, policy, gold.clone(), Some(gold), 0);
         let size = SampleSize { prompts: 6, samples_per_prompt: 2048 };
         let results = sampled.best_of_n(&[2, 4, 8], Split::Test, size)?;
@@ -265,5 +262,51 @@ mod tests {
     fn errors_are_clustered_by_prompt() {
         // two prompts, means 1 and 3: centre 2, sd √2, s.e. 1, however many samples each has
         assert_eq!(clustered(&[1.0, 1.0, 3.0, 3.0], 2), (2.0, 1.0));
+        // three prompts, means 1, 2 and 6: centre 3, variance (4 + 1 + 9)/2
+        let (centre, error) = clustered(&[0.0, 2.0, 1.0, 3.0, 6.0, 6.0], 2);
+        assert!(centre == 3.0 && (error - (7.0f64 / 3.0).sqrt()).abs() < 1e-15, "{error}");
+    }
+
+    #[test]
+    fn the_standard_deviation_is_the_sample_one() {
+        // deviations 1.5 and 0.5 from 2.5, over n − 1
+        assert!((standard_deviation(&[1.0, 2.0, 3.0, 4.0]) - (5.0f64 / 3.0).sqrt()).abs() < 1e-15);
+        assert_eq!(standard_deviation(&[2.0]), 0.0);
+    }
+
+    #[test]
+    fn a_score_wins_by_more_than_a_billionth() {
+        // a tie at the bound, a win and a loss just past it, and a win
+        let scores = [1e-9, 1.001e-9, -1.001e-9, 1.0];
+        assert_eq!(win_and_tie_rates(&scores, &[0.0; 4]), (0.5, 0.25));
+    }
+
+    /// The same reward for every response.
+    struct ConstantReward;
+
+    impl Scorer for ConstantReward {
+        fn score(&self, batch: &Responses) -> duel_reward::Result<Vec<f64>> {
+            Ok(vec![1.5; batch.len()])
+        }
+    }
+
+    #[test]
+    fn ties_are_half_wins_and_outcomes_are_numbered_by_prompt() -> Result<()> {
+        let world = Arc::new(GrammarWorld::new(0.02, 1));
+        let space = world.space();
+        let config = TransformerConfig::small(space.vocabulary, space.context(), 1, 8, 2, true);
+        let policy = Policy::new(&config, &mut seeds::derive(0, "test", 0, "init"), &Device::flex());
+        let (reader, reward) = (ResponseReader::new(space, &Device::flex()), Arc::new(ConstantReward));
+        let evaluator = SampledEvaluator::new(world.clone(), reader, policy.clone(), reward.clone(), Some(reward), 0);
+        let size = SampleSize { prompts: 3, samples_per_prompt: 2 };
+        let result = evaluator.measure(&policy, Split::Test, size)?;
+        let outcomes: Vec<_> = result.outcomes.iter().map(|row| (row.prompt, row.share, row.gold_reward)).collect();
+        assert_eq!(outcomes, [0, 0, 1, 1, 2, 2].map(|prompt| (prompt, 0.5, 1.5)));
+        let best = evaluator.best_of_n(&[2], Split::Test, size)?.remove(0).1;
+        for result in [result, best] {
+            let [wins, ties] = [metrics::WIN_RATE, metrics::TIE_RATE].map(|metric| result.get(metric));
+            assert_eq!((wins, ties), (Some(0.5), Some(1.0)));
+        }
+        Ok(())
     }
 }

@@ -131,3 +131,15 @@ impl EvalMetrics {
         EvalResult { split, values, outcomes: vec![], prompts: vec![] }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bigrams_lie_within_one_response() {
+        // 12, 21, 12 and 12: two of four; none across the two responses
+        assert_eq!(distinct_2(&[vec![1, 2, 1, 2], vec![1, 2]]), 0.5);
+        assert_eq!(distinct_2(&[vec![1], vec![2], vec![]]), 0.0);
+    }
+}

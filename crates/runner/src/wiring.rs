@@ -363,7 +363,7 @@ fn evaluator(record: &RunRecord) -> ExactEvaluator {
         learned_reward(&context, &context.load_world().expect("a world")).expect("a reward"),
     );
     let table = |split| proxy_table(&reward, &ids(world, split), token::EOS).expect("it scores");
-    ExactEvaluator::new(world, context.reader(world), &policy, Some(&table)).expect("measures")
+    ExactEvaluator::new(world, context.reader(world), &policy, Some(&table))
 }
 
 fn the_evaluator_measures_the_reference(record: &RunRecord) {

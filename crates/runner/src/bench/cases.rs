@@ -232,7 +232,7 @@ impl<'s> CaseBuilder<'s> {
 
     fn evaluation(self) -> Result<Case> {
         let (world, reference) = (GrammarWorld::new(GrammarSettings::defaults().rho, 1), self.policy().valid());
-        let evaluator = ExactEvaluator::new(&world, self.reader, &reference, None)?;
+        let evaluator = ExactEvaluator::new(&world, self.reader, &reference, None);
         let run = move || {
             black_box(evaluator.measure(&reference, Some(0.5))?);
             Ok(())

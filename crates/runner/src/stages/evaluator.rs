@@ -94,7 +94,7 @@ pub(super) fn open_evaluator(
             let rm = context.plan.needed(context.stage, StageKind::Rm).expect("measuring stages need the reward model");
             let tables: (Vec<Vec<f64>>, Vec<Vec<f64>>) = load_json("rm", &context.folder(rm)?.file(PROXY))?;
             let table = |split| if split == Split::Validation { tables.0.clone() } else { tables.1.clone() };
-            Ok(Evaluator::Exact(Box::new(ExactEvaluator::new(grammar, reader, reference, Some(&table))?)))
+            Ok(Evaluator::Exact(Box::new(ExactEvaluator::new(grammar, reader, reference, Some(&table)))))
         }
         None => {
             let reward: Arc<dyn Scorer> = Arc::new(learned_reward(context, loaded)?);

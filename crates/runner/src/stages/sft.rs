@@ -61,7 +61,7 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
     recorder.record("sft", clocks, metrics::NLL_TOKEN, token);
     recorder.record("sft", clocks, metrics::NLL_SEQUENCE, sequence);
     if let Some(grammar) = &loaded.grammar {
-        recorder.record("sft", clocks, metrics::KL_GRAMMAR, kl_grammar(grammar, &reader, &policy)?);
+        recorder.record("sft", clocks, metrics::KL_GRAMMAR, kl_grammar(grammar, &reader, &policy));
     }
     context.save_policy(trained, world, to)
 }
