@@ -74,3 +74,36 @@ impl ExactClaim {
         self.push(quantity, bound, found, tolerance, Bound::AtLeast)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claim_holds_when_it_has_numbers_and_each_is_within_its_bound() {
+        let claim = || ExactClaim::new("A1", "");
+        assert!(!claim().holds());
+        assert!(claim().near("", 1.0, 1.0, 0.0).holds());
+        assert!(!claim().near("", 1.0, 1.0, 0.0).near("", 1.0, 2.0, 0.0).holds());
+        assert!(!claim().near("", 1.0, 2.0, 0.0).near("", 1.0, 1.0, 0.0).holds());
+    }
+
+    #[test]
+    fn a_bound_is_passed_by_its_tolerance_and_no_further() {
+        // (found, near, at most, at least) of 2 with a tolerance of 1/2
+        let cases = [
+            (1.4375, false, true, false),
+            (1.5, true, true, true),
+            (2.0, true, true, true),
+            (2.5, true, true, true),
+            (2.5625, false, false, true),
+            (f64::NAN, false, false, false),
+        ];
+        for (found, near, at_most, at_least) in cases {
+            let claim = || ExactClaim::new("A1", "");
+            assert_eq!(claim().near("", 2.0, found, 0.5).holds(), near, "{found}");
+            assert_eq!(claim().at_most("", 2.0, found, 0.5).holds(), at_most, "{found}");
+            assert_eq!(claim().at_least("", 2.0, found, 0.5).holds(), at_least, "{found}");
+        }
+    }
+}
