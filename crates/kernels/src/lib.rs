@@ -55,7 +55,6 @@ pub use logp::{LmHead, LogpForward, LogpGradient, logp_backward, logp_forward};
 pub use matrix::Matrix;
 pub use norm::{NormGradient, NormWeights};
 pub use optimizer::{AdamWStep, adamw, squares};
-pub use rows::{layer_norm_forward as layer_norm, layer_norm_gradients as layer_norm_backward};
 
 /// The widest vectors that the kernels use on this machine.
 pub fn vectors() -> &'static str {

@@ -2,6 +2,10 @@
 
 use crate::buffer::PooledBuffer;
 use crate::rows;
+use rayon::prelude::*;
+
+/// Rows that a thread norms at a time.
+const ROWS: usize = 128;
 
 /// A norm's gain and bias, as wide as the rows that it norms: a layer norm; an RMS norm where the bias is empty; none where
 /// both are.
@@ -55,6 +59,34 @@ impl NormWeights<'_> {
             true => rows::rms_norm_backward(dy, x, statistics, self.gain, dx, gain),
             false => rows::layer_norm_backward(dy, x, statistics, self.gain, dx, gain, bias),
         }
+    }
+
+    /// Rows normed, and their statistics.
+    pub fn forward_rows(self, x: &[f32], epsilon: f32) -> (Vec<f32>, PooledBuffer) {
+        let (d, of_row) = (self.gain.len(), self.statistics(self.gain.len()));
+        let (mut y, mut statistics) = (vec![0f32; x.len()], self.buffer(x.len()));
+        let rows = x.par_chunks(ROWS * d).zip(y.par_chunks_mut(ROWS * d)).zip(statistics.par_chunks_mut(ROWS * of_row));
+        rows.for_each(|((x, y), statistics)| self.forward(x, epsilon, y, statistics));
+        (y, statistics)
+    }
+
+    /// Gradients of rows, and of gain and bias.
+    pub fn backward_rows(self, dy: &[f32], x: &[f32], statistics: &[f32]) -> (Vec<f32>, NormGradient) {
+        let (d, of_row) = (self.gain.len(), self.statistics(self.gain.len()));
+        let mut dx = vec![0f32; x.len()];
+        let inputs = dy.par_chunks(ROWS * d).zip(x.par_chunks(ROWS * d)).zip(statistics.par_chunks(ROWS * of_row));
+        let parts = inputs.zip(dx.par_chunks_mut(ROWS * d)).map(|(((dy, x), statistics), dx)| {
+            let mut gradient = self.zeros();
+            self.backward(dy, x, statistics, dx, &mut gradient);
+            gradient
+        });
+        let parts: Vec<NormGradient> = parts.collect();
+        let mut sum = self.zeros();
+        for part in &parts {
+            rows::add(&part.gain, &mut sum.gain);
+            rows::add(&part.bias, &mut sum.bias);
+        }
+        (dx, sum)
     }
 
     /// Zeros in its shape.

@@ -1,9 +1,7 @@
 //! Work on rows of `D` numbers: layer norm, activation functions, biases.
 
 use crate::activation::Activation;
-use crate::buffer::PooledBuffer;
 use crate::simd::{LANES, exp, simd_dispatch, sum_of, tanh, total};
-use rayon::prelude::*;
 
 simd_dispatch! {
     /// `y = (x − mean)/sd · gain + bias`, row by row; keeps `[mean, 1/sd]` of each row. Ba et al. 2016, eq. 4.
@@ -56,37 +54,6 @@ simd_dispatch! {
             }
         }
     }
-}
-
-/// Rows that one thread works on at a time.
-const ROWS: usize = 128;
-
-/// The layer norm of rows as wide as the gain, and what its backward pass needs, `[mean, 1/sd]` of each row.
-pub fn layer_norm_forward(x: &[f32], gain: &[f32], bias: &[f32], epsilon: f32) -> (Vec<f32>, PooledBuffer) {
-    let d = gain.len();
-    let (mut y, mut statistics) = (vec![0f32; x.len()], PooledBuffer::new(2 * x.len() / d));
-    let rows = x.par_chunks(ROWS * d).zip(y.par_chunks_mut(ROWS * d)).zip(statistics.par_chunks_mut(2 * ROWS));
-    rows.for_each(|((x, y), statistics)| layer_norm(x, gain, bias, epsilon, y, statistics));
-    (y, statistics)
-}
-
-/// Gradients of the norm's input, gain and bias.
-pub fn layer_norm_gradients(dy: &[f32], x: &[f32], statistics: &[f32], gain: &[f32]) -> [Vec<f32>; 3] {
-    let d = gain.len();
-    let mut dx = vec![0f32; x.len()];
-    let inputs = dy.par_chunks(ROWS * d).zip(x.par_chunks(ROWS * d)).zip(statistics.par_chunks(2 * ROWS));
-    let parts = inputs.zip(dx.par_chunks_mut(ROWS * d)).map(|(((dy, x), statistics), dx)| {
-        let (mut d_gain, mut d_bias) = (vec![0f32; d], vec![0f32; d]);
-        layer_norm_backward(dy, x, statistics, gain, dx, &mut d_gain, &mut d_bias);
-        (d_gain, d_bias)
-    });
-    let parts: Vec<(Vec<f32>, Vec<f32>)> = parts.collect();
-    let (mut d_gain, mut d_bias) = (vec![0f32; d], vec![0f32; d]);
-    for (gain, bias) in &parts {
-        add(gain, &mut d_gain);
-        add(bias, &mut d_bias);
-    }
-    [dx, d_gain, d_bias]
 }
 
 simd_dispatch! {

@@ -112,13 +112,8 @@ pub trait Fused: Backend {
     fn gpt2(#[extension_type] tensors: Gpt2Tensors<Self>, plan: Gpt2Plan) -> FloatTensor<Self>;
     /// A block of any other family, or with adapters, `[B, L, D]`.
     fn block(#[extension_type] tensors: BlockTensors<Self>, plan: BlockPlan) -> FloatTensor<Self>;
-    /// Layer norm of rows `[…, D]`.
-    fn layer_norm(
-        x: FloatTensor<Self>,
-        gain: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        epsilon: f32,
-    ) -> FloatTensor<Self>;
+    /// Layer norm of rows `[…, D]`, or RMS norm where the bias is empty.
+    fn norm(x: FloatTensor<Self>, gain: FloatTensor<Self>, bias: FloatTensor<Self>, epsilon: f32) -> FloatTensor<Self>;
     /// Log-probs `[N]` of the plan's targets after states `[N, D]`.
     fn chosen_logp(states: FloatTensor<Self>, weight: FloatTensor<Self>, plan: LogpPlan) -> FloatTensor<Self>;
     /// Rows `[N, K]` times a rounded matrix `[K, M]`.
@@ -135,10 +130,10 @@ pub fn block(tensors: BlockTensors<Dispatch>, plan: BlockPlan) -> Tensor<3> {
     Tensor::from_dispatch(<Dispatch as Fused>::block(tensors, plan))
 }
 
-/// [`Fused::layer_norm`] on tensors.
-pub fn layer_norm<const D: usize>(x: Tensor<D>, gain: Tensor<1>, bias: Tensor<1>, epsilon: f64) -> Tensor<D> {
+/// [`Fused::norm`] on tensors.
+pub fn norm<const D: usize>(x: Tensor<D>, gain: Tensor<1>, bias: Tensor<1>, epsilon: f64) -> Tensor<D> {
     let (x, gain, bias) = (x.into_dispatch(), gain.into_dispatch(), bias.into_dispatch());
-    Tensor::from_dispatch(<Dispatch as Fused>::layer_norm(x, gain, bias, epsilon as f32))
+    Tensor::from_dispatch(<Dispatch as Fused>::norm(x, gain, bias, epsilon as f32))
 }
 
 /// [`Fused::chosen_logp`] on tensors.
@@ -331,10 +326,10 @@ impl Fused for Flex {
         plan.forward(&tensors.parts().map(|part| part.to_contiguous())).0
     }
 
-    fn layer_norm(x: FlexTensor, gain: FlexTensor, bias: FlexTensor, epsilon: f32) -> FlexTensor {
+    fn norm(x: FlexTensor, gain: FlexTensor, bias: FlexTensor, epsilon: f32) -> FlexTensor {
         let x = x.to_contiguous();
-        let (y, _) = duel_kernels::layer_norm(as_slice(&x), as_slice(&gain), as_slice(&bias), epsilon);
-        tensor(y, &x)
+        let weights = NormWeights { gain: as_slice(&gain), bias: as_slice(&bias) };
+        tensor(weights.forward_rows(as_slice(&x), epsilon).0, &x)
     }
 
     fn chosen_logp(states: FloatTensor<Self>, weight: FloatTensor<Self>, plan: LogpPlan) -> FloatTensor<Self> {
@@ -435,23 +430,18 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
         }
     }
 
-    fn layer_norm(
-        x: FloatTensor<Self>,
-        gain: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        epsilon: f32,
-    ) -> FloatTensor<Self> {
+    fn norm(x: FloatTensor<Self>, gain: FloatTensor<Self>, bias: FloatTensor<Self>, epsilon: f32) -> FloatTensor<Self> {
         #[derive(Debug)]
-        struct LayerNormBackward;
-        impl Backward<Flex, 3> for LayerNormBackward {
-            type State = (FlexTensor, FlexTensor, PooledBuffer);
+        struct NormBackward;
+        impl Backward<Flex, 3> for NormBackward {
+            type State = ([FlexTensor; 3], PooledBuffer);
 
             fn backward(self, ops: Ops<Self::State, 3>, gradients: &mut Gradients, _: &mut Checkpointer) {
                 let dy = gradients.consume::<Flex>(&ops.node).to_contiguous();
-                let (x, gain, statistics) = ops.state;
-                let of_parts =
-                    duel_kernels::layer_norm_backward(as_slice(&dy), as_slice(&x), &statistics, as_slice(&gain));
-                let of_parts = of_parts.into_iter().zip([&x, &gain, &gain]);
+                let ([x, gain, bias], statistics) = ops.state;
+                let weights = NormWeights { gain: as_slice(&gain), bias: as_slice(&bias) };
+                let (dx, gradient) = weights.backward_rows(as_slice(&dy), as_slice(&x), &statistics);
+                let of_parts = [(dx, &x), (gradient.gain, &gain), (gradient.bias, &bias)];
                 for (node, (gradient, like)) in ops.parents.into_iter().zip(of_parts) {
                     if let Some(node) = node {
                         gradients.register::<Flex>(node.id, tensor(gradient, like));
@@ -462,10 +452,11 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
         let nodes = [x.node(), gain.node(), bias.node()];
         let (x, gain, bias) =
             (x.primitive().to_contiguous(), gain.primitive().to_contiguous(), bias.primitive().clone());
-        let (y, statistics) = duel_kernels::layer_norm(as_slice(&x), as_slice(&gain), as_slice(&bias), epsilon);
+        let weights = NormWeights { gain: as_slice(&gain), bias: as_slice(&bias) };
+        let (y, statistics) = weights.forward_rows(as_slice(&x), epsilon);
         let y = tensor(y, &x);
-        match LayerNormBackward.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((x, gain, statistics), y),
+        match NormBackward.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(([x, gain, bias], statistics), y),
             OpsKind::UnTracked(prep) => prep.finish(y),
         }
     }

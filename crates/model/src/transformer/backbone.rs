@@ -11,7 +11,7 @@ use crate::tensor_names::canonical_name;
 use crate::tokens::Tokens;
 use crate::transformer::attention::{AttentionContext, hidden_keys};
 use crate::transformer::block::TransformerBlock;
-use crate::transformer::fused_block::{FusedContext, LayerPositions};
+use crate::transformer::fused_block::{FusedContext, LayerPositions, gain_and_bias};
 use crate::transformer::kv_cache::KvCache;
 use crate::transformer::norm::Norm;
 use crate::transformer::positions::{LearnedPositions, Positions, Rotary, RotaryTable, at_positions};
@@ -126,7 +126,13 @@ impl Backbone {
             let mut layers = self.blocks.iter().zip(self.layer_positions(l));
             let all = layers.try_fold(x.clone(), |x, (block, positions)| block.fused(&x, &context, &positions));
             if let Some(x) = all {
-                return self.norm.forward(x, self.epsilon);
+                if self.tokens.frozen().is_none() {
+                    return self.norm.forward(x, self.epsilon);
+                }
+                // as a decoder norms: another last bit may be rounded to another number of bf16
+                let (gain, bias) = gain_and_bias(&self.norm);
+                let bias = bias.unwrap_or_else(|| fused::nothing(&device));
+                return fused::norm(x, gain, bias, self.epsilon);
             }
         }
         let contexts = self.attention_contexts(b, start, l, padding.as_deref(), &device);

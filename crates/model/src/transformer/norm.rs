@@ -36,7 +36,7 @@ impl Norm {
     pub fn forward<const D: usize>(&self, x: Tensor<D>, epsilon: f64) -> Tensor<D> {
         match self {
             Self::Layer(LayerNorm { gamma, beta: Some(beta), .. }) if fused::is_supported(&x) => {
-                fused::layer_norm(x, gamma.val(), beta.val(), epsilon)
+                fused::norm(x, gamma.val(), beta.val(), epsilon)
             }
             Self::Layer(norm) => norm.forward(x),
             Self::Rms(norm) => norm.forward(x),
