@@ -186,7 +186,7 @@ mod tests {
     fn each_split_has_the_proxy_of_its_own_prompts() -> Result<()> {
         let run = PlannedRun::new(
             "[model]\nlayers = 1\nwidth = 8\nheads = 2\n[stages.sft]\nsteps = 1\nbatch_size = 8\n\
-             [stages.pairs]\nrows = 64\nholdout_rows = 4\n[stages.rm]\nmodel = \"linear\"\nsamples = 8\n\
+             [stages.pairs]\nrows = 8\nholdout_rows = 4\n[stages.rm]\nsteps = 2\nbatch_size = 4\nsamples = 8\n\
              [arms.a]\nmethod = \"dpo\"\n",
         );
         for kind in [StageKind::Sft, StageKind::Pairs, StageKind::Rm] {
@@ -197,6 +197,7 @@ mod tests {
         let world = loaded.world.as_ref();
         let policy = context.sft_policy(world)?.no_grad();
         let (reward, reader) = (learned_reward(&context, &loaded)?, context.reader(world));
+        let mut tables = vec![];
         for result in open_evaluator(&context, &loaded, &policy)?.measure(&policy, None, EvalKind::End)? {
             let prompts: Vec<Vec<u32>> = world.prompts(result.split).iter().map(|prompt| prompt.ids.clone()).collect();
             let laws = distributions(&policy, &reader, &prompts);
@@ -205,7 +206,9 @@ mod tests {
             let expected = means.iter().sum::<f64>() / means.len() as f64;
             let actual = result.get(metrics::PROXY).expect("a proxy");
             assert!((actual - expected).abs() < 1e-9, "{:?}: {actual}, expected {expected}", result.split);
+            tables.push(scores);
         }
+        assert_ne!(tables[0], tables[1]);
         Ok(())
     }
 }

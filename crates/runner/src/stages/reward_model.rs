@@ -437,7 +437,7 @@ mod tests {
         let linear: Linear = serde_json::from_value(serde_json::json!({ "weights": weights })).expect("weights");
         let reader = ResponseReader::new(GrammarWorld::new(0.02, 1).space(), &Device::flex());
         let judges = vec![(RewardNetwork::Linear(linear), 0.3)];
-        let reward = LearnedReward::new(judges, duel_spec::EnsembleScore::Mean, reader, 0.7, 2.0);
+        let reward = LearnedReward::new(judges, duel_spec::EnsembleScore::Mean, reader, 0.1, 2.0);
         let samples = |responses: &[&[u32]]| Responses {
             prompts: vec![vec![BOS, TOPIC, STANCE, SEP]; responses.len()],
             responses: responses.iter().map(|response| response.to_vec()).collect(),
