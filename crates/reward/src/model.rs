@@ -207,13 +207,29 @@ mod tests {
         assert_eq!((weights::host(tied), tie_margin), (vec![0.0, 1.0, 0.0], 2.0));
     }
 
+    /// The prompts that no evaluation may hold are those of both sides.
+    #[test]
+    fn the_prompts_of_a_batch_are_those_of_both_responses() {
+        let row = |id: u32| PreferenceRow {
+            rejected_prompt: (id == 4).then(|| vec![1, 9]),
+            ..PreferenceRow::new(Split::Train, vec![1, id], vec![5, 2], vec![6, 2])
+        };
+        let batch = PairBatch::new(&[row(3), row(4)], &[1, 0]);
+        let expected = [[1, 4], [1, 3], [1, 9], [1, 3]].map(|prompt| duel_spec::ids::prompt_hash(&prompt));
+        assert_eq!(RewardModel::prompts(&batch), expected);
+    }
+
     #[test]
     fn a_step_reports_the_mean_margin_and_the_accuracy() -> duel_training::Result<()> {
         let space = trajectory::space(12, [0, 2], 3, 4);
         let device = Device::flex().autodiff();
         let config = TransformerConfig::small(12, space.context(), 1, 8, 2, true);
         let body = Policy::new(&config, &mut seeds::derive(1, "test", 0, "init"), &device);
-        let row = |i: u32| PreferenceRow::new(Split::Train, vec![1, 3 + i, 4], vec![3 + i, 7, 2], vec![9 - i, 2]);
+        let row = |i: u32| {
+            let (long, short) = (vec![3 + i, 7, 2], vec![9 - i, 2]);
+            let (chosen, rejected) = if i < 2 { (short, long) } else { (long, short) };
+            PreferenceRow::new(Split::Train, vec![1, 3 + i, 4], chosen, rejected)
+        };
         let rows: Vec<PreferenceRow> = (0..5).map(row).collect();
         let batch = PairBatch::new(&rows, &(0..5).collect::<Vec<_>>());
         let head = vec![0.5, -1.0, 0.3, 0.2, -0.7, 0.4, 0.9, -0.1];
@@ -223,6 +239,7 @@ mod tests {
         let scores = plain.scores(&burn::module::Module::valid(&model), &batch.both);
         let margins: Vec<f64> = (0..5).map(|i| f64::from(scores[i] - scores[5 + i])).collect();
         let right = margins.iter().filter(|margin| **margin > 0.0).count();
+        assert!((1..5).contains(&right), "{margins:?}");
         let share = RewardModel::accuracy(&plain, &burn::module::Module::valid(&model), &batch);
         assert_eq!(share, right as f64 / 5.0);
         let mut learner = Learner::new(model, &LearnerSettings::defaults(), 1e-3, 10);

@@ -84,9 +84,14 @@ pub fn quality(reward: &LearnedReward, rows: &[PreferenceRow]) -> Result<Quality
     })
 }
 
-fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
-    let n = values.len() as f64;
-    values.sum::<f64>() / n
+/// Values less their mean.
+fn deviations(values: &[f64]) -> Vec<f64> {
+    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    values.iter().map(|value| value - mean).collect()
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
 /// Ranks from 0, ties sharing their mean.
@@ -105,14 +110,9 @@ fn ranks(values: &[f64]) -> Vec<f64> {
 
 /// Pearson's correlation; 0 where one side does not vary.
 fn correlation(x: &[f64], y: &[f64]) -> f64 {
-    let (mx, my) = (mean(x.iter().copied()), mean(y.iter().copied()));
-    let (mut xy, mut xx, mut yy) = (0.0, 0.0, 0.0);
-    for (a, b) in x.iter().zip(y) {
-        xy += (a - mx) * (b - my);
-        xx += (a - mx).powi(2);
-        yy += (b - my).powi(2);
-    }
-    if xx * yy == 0.0 { 0.0 } else { xy / (xx * yy).sqrt() }
+    let (x, y) = (deviations(x), deviations(y));
+    let product = dot(&x, &x) * dot(&y, &y);
+    if product == 0.0 { 0.0 } else { dot(&x, &y) / product.sqrt() }
 }
 
 #[cfg(test)]

@@ -309,14 +309,13 @@ fn platt(raw: &[f64], labels: &[bool]) -> (f64, f64) {
 
 /// Mean over 10 equal bins of |share of positives − mean probability|, weighted by size.
 fn calibration_error(judged: &[(f64, bool)]) -> f64 {
-    let mut bins = [(0.0, 0.0, 0.0); 10];
+    let mut bins = [(0.0, 0.0); 10];
     for &(p, positive) in judged {
         let bin = &mut bins[((p * 10.0) as usize).min(9)];
-        bin.0 += 1.0;
-        bin.1 += p;
-        bin.2 += f64::from(positive);
+        bin.0 += p;
+        bin.1 += f64::from(positive);
     }
-    bins.iter().map(|(_, p, positives)| (p - positives).abs()).sum::<f64>() / judged.len() as f64
+    bins.iter().map(|(p, positives)| (p - positives).abs()).sum::<f64>() / judged.len() as f64
 }
 
 #[cfg(test)]
@@ -365,6 +364,19 @@ mod tests {
         }
         let (a, b) = platt(&raw, &labels);
         assert!((a - 2.0).abs() < 1e-3 && (b + 1.0).abs() < 1e-3, "{a} {b}");
+    }
+
+    /// The curve goes through the shares of positives at two scores, 3/4 and 7/8, whose log-odds are log 3 and log 7.
+    #[test]
+    fn platt_goes_through_two_shares() {
+        let raw = [[2.0; 4].as_slice(), &[3.0; 8]].concat();
+        let labels: Vec<bool> = (0..12).map(|i| i != 0 && i != 4).collect();
+        let (slope, offset) = platt(&raw, &labels);
+        let expected = 7f64.ln() - 3f64.ln();
+        assert!(
+            (slope - expected).abs() < 1e-9 && (offset - (3f64.ln() - 2.0 * expected)).abs() < 1e-9,
+            "{slope}, {offset}"
+        );
     }
 
     #[test]

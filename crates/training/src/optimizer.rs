@@ -226,6 +226,39 @@ mod tests {
         }
     }
 
+    /// Two steps of `torch.optim.RMSprop` with α = ¾, ε = 2 and momentum ½, from a gradient of 4 and then of −8. The decay of ¼ adds
+    /// w/4 = 2 to a gradient.
+    #[test]
+    fn rmsprop_by_hand() {
+        let settings = LearnerSettings {
+            optimizer: Kind::Rmsprop,
+            rms_alpha: 0.75,
+            rms_epsilon: 2.0,
+            rms_momentum: 0.5,
+            rms_centred: false,
+            ..LearnerSettings::defaults()
+        };
+        let close = |x: f32, y: f64| (f64::from(x) - y).abs() < 1e-5;
+        let (mut plain, mut weights) = (RmsProp::new(&settings, 2), vec![1.0, 8.0]);
+        // squares ¼·16 and ¼·16, roots 2: 4/(2 + 2) = 1; the second gradient is 2 + 2
+        plain.step(&mut weights, &[8.0, 4.0], 0.5, &[0.0, 0.25], 0.1);
+        assert!(close(weights[0], 0.9) && close(weights[1], 7.9), "{weights:?}");
+        // squares ¾·4 + ¼·64 = 19: ½·1 − 8/(√19 + 2)
+        plain.step(&mut weights, &[-8.0, -8.0], 1.0, &[0.0; 2], 0.1);
+        let velocity = 0.5 - 8.0 / (19f64.sqrt() + 2.0);
+        assert!(close(weights[0], 0.9 - 0.1 * velocity) && close(weights[1], 7.9 - 0.1 * velocity), "{weights:?}");
+
+        let (mut centred, mut weights) =
+            (RmsProp::new(&LearnerSettings { rms_centred: true, ..settings }, 1), vec![1.0]);
+        // square 4, mean 1: 4/(√3 + 2); then square 19, mean ¾·1 − ¼·8 = −1.25
+        centred.step(&mut weights, &[4.0], 1.0, &[0.0], 0.1);
+        let first = 4.0 / (3f64.sqrt() + 2.0);
+        assert!(close(weights[0], 1.0 - 0.1 * first), "{weights:?}");
+        centred.step(&mut weights, &[-8.0], 1.0, &[0.0], 0.1);
+        let second = 0.5 * first - 8.0 / ((19f64 - 1.25 * 1.25).sqrt() + 2.0);
+        assert!(close(weights[0], 1.0 - 0.1 * (first + second)), "{weights:?}");
+    }
+
     #[test]
     fn lion_by_hand() {
         let mut lion = Lion::new(0.9, 0.5, 3);

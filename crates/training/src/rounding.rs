@@ -88,6 +88,9 @@ mod tests {
         let is_mixed = |line: &[i64]| line.iter().any(|&step| step > 0) && line.iter().any(|&step| step < 0);
         let columns: Vec<Vec<i64>> = (0..n).map(|j| (0..n).map(|i| steps[i * n + j]).collect()).collect();
         assert!(steps.chunks(n).all(is_mixed) && columns.iter().all(|column| is_mixed(column)), "{steps:?}");
+        // Fibonacci hashing: up where the fractional part of i/φ is at least a half
+        let is_up = |i: usize| (i as f64 * (5f64.sqrt() - 1.0) / 2.0).fract() >= 0.5;
+        assert!(steps.iter().enumerate().all(|(i, &step)| (step > 0) == is_up(i)), "{steps:?}");
         let up = steps.iter().filter(|&&step| step > 0).count();
         assert!((96..=160).contains(&up), "{up} of 256 up");
         let zero = Square { w: Param::from_tensor(Tensor::zeros([2, 2], &Device::flex())) };

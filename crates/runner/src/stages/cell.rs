@@ -1,7 +1,7 @@
 //! The stage `cell`: one arm at one point, trained and measured.
 
 use super::context::StageContext;
-use super::evaluator::{keep_completions, open_evaluator};
+use super::evaluator::{keep_completions, open_evaluator, record};
 use super::files::{REFERENCE, load_json};
 use super::registry::{self, TrainingInputs};
 use super::reward_model::{learned_reward, reward_config};
@@ -41,14 +41,11 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
             for result in &results {
                 let prompts = result.prompts.iter().copied();
                 splits.check_split("measures_prompts_of_the_split", clocks.step, result.split, prompts)?;
-                result.record(clocks, recorder);
+                record(result, kind, clocks, recorder);
             }
             for (split, values) in held_out.measure(policy) {
                 let stage = EvalResult::stage(split);
                 values.iter().for_each(|(metric, value)| recorder.record(&stage, clocks, *metric, *value));
-            }
-            if kind == EvalKind::End {
-                results.iter().filter(|s| s.split == Split::Test).for_each(|s| recorder.outcomes(&s.outcomes));
             }
             recorder.record("train", clocks, metrics::EVALUATION_SECONDS, started.elapsed().as_secs_f64());
             Ok(results.into_iter().find(|result| result.split == Split::Validation).expect("both splits are measured"))
@@ -107,8 +104,34 @@ fn probe(rows: &[PreferenceRow], world: &dyn World) -> Responses {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::PlannedRun;
     use super::*;
     use duel_data::grammar::GrammarWorld;
+
+    /// Of the points of its curve, the one of the most gold on validation prompts.
+    #[test]
+    fn a_policy_is_chosen_on_validation_prompts() -> Result<()> {
+        let run = PlannedRun::new(
+            "[model]\nlayers = 1\nwidth = 8\nheads = 2\n[stages.sft]\nsteps = 1\nbatch_size = 8\n\
+             [stages.pairs]\nrows = 16\nholdout_rows = 4\n[stages.rm]\nmodel = \"linear\"\nsamples = 8\n\
+             [evaluation]\ncurve_points = 3\ncompletions = 2\n[arms.a]\nmethod = \"dpo\"\nkeep = \"gold\"\nepochs = 3\n\
+             batch_size = 8\nlearning_rate = 0.1\n",
+        );
+        for kind in [StageKind::Sft, StageKind::Pairs, StageKind::Rm, StageKind::Reference] {
+            run.make(kind)?;
+        }
+        let table = duel_ledger::read_metrics(&run.make(StageKind::Cell)?.file("metrics.parquet"))?;
+        let golds = |split| {
+            let stage = EvalResult::stage(split);
+            table.of(&stage, metrics::GOLD.name).map(|row| row.value).collect::<Vec<f64>>()
+        };
+        let (validation, test) = (golds(Split::Validation), golds(Split::Test));
+        assert_eq!((validation.len(), test.len()), (4, 4), "three points and the end");
+        let largest = |points: &[f64]| points.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        assert_eq!(validation[3], largest(&validation[..3]), "{validation:?}");
+        assert!(test[..3].iter().any(|gold| *gold != test[3]), "the points differ: {test:?}");
+        Ok(())
+    }
 
     #[test]
     fn policies_are_probed_on_the_first_validation_rows() {

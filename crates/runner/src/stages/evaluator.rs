@@ -7,7 +7,7 @@ use super::reward_model::learned_reward;
 use crate::error::Result;
 use crate::plan::StageKind;
 use crate::world::LoadedWorld;
-use duel_evaluation::{CompletionTag, EvalKind, Evaluator, ExactEvaluator, SampleSize, SampledEvaluator};
+use duel_evaluation::{CompletionTag, EvalKind, EvalResult, Evaluator, ExactEvaluator, SampleSize, SampledEvaluator};
 use duel_ledger::StageRecorder;
 use duel_model::Policy;
 use duel_reward::Scorer;
@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 /// Prompts and samples of a curve point where evaluation samples.
 const CURVE_EFFORT: SampleSize = SampleSize { prompts: 128, samples_per_prompt: 1 };
+
 /// Metrics and completions of the reference; on grammar, of the exact optima too.
 pub(super) fn run(context: &StageContext<'_>, recorder: &mut StageRecorder) -> Result<()> {
     let loaded = context.load_world()?;
@@ -24,15 +25,11 @@ pub(super) fn run(context: &StageContext<'_>, recorder: &mut StageRecorder) -> R
     let evaluator = open_evaluator(context, &loaded, &reference)?;
     recorder.set_labels("reference", "sft", "sft");
     for result in evaluator.measure(&reference, None, EvalKind::End)? {
-        result.record(Clocks::default(), recorder);
-        if result.split == Split::Test {
-            recorder.outcomes(&result.outcomes);
-        }
+        record(&result, EvalKind::End, Clocks::default(), recorder);
     }
     keep_completions(context, "reference", "sft", 0, &loaded, &reference, &reference, recorder)?;
     if let Evaluator::Sampled { evaluator: sampled, end, .. } = &evaluator {
-        let ns: Vec<usize> = (1..=context.experiment.evaluation.best_of.ilog2()).map(|i| 1 << i).collect();
-        let size = SampleSize { samples_per_prompt: ns.last().copied().unwrap_or(1), ..*end };
+        let (ns, size) = best_of_n_sizes(context.experiment.evaluation.best_of, *end);
         for split in [Split::Validation, Split::Test] {
             for (n, result) in sampled.best_of_n(&ns, split, size)? {
                 recorder.set_labels("best-of-n", "sampled", &format!("n={n}"));
@@ -42,15 +39,33 @@ pub(super) fn run(context: &StageContext<'_>, recorder: &mut StageRecorder) -> R
     }
     if let Evaluator::Exact(exact) = &evaluator {
         exact.check_sampler(&reference, context.stage.seed)?;
-        // from nearly the reference to far beyond any useful KL
-        let betas: Vec<f64> = (0..=24).map(|i| 20.0 * 10f64.powf(-f64::from(i) / 8.0)).collect();
         let ns: Vec<i32> = (1..=12).map(|i| 1 << i).collect();
-        for (arm, point, result) in exact.theory(&betas, &ns)? {
+        for (arm, point, result) in exact.theory(&optimum_betas(), &ns)? {
             recorder.set_labels(arm, "exact", &point);
             result.record(Clocks::default(), recorder);
         }
     }
     Ok(())
+}
+
+/// Records the metrics of a policy on one split and, when it is finished, its outcomes on test prompts.
+pub(super) fn record(result: &EvalResult, kind: EvalKind, clocks: Clocks, recorder: &mut dyn Recorder) {
+    result.record(clocks, recorder);
+    if kind == EvalKind::End && result.split == Split::Test {
+        recorder.outcomes(&result.outcomes);
+    }
+}
+
+/// β of the exact optima, eight per decade: from nearly the reference to far beyond any useful KL.
+fn optimum_betas() -> Vec<f64> {
+    (0..=24).map(|i| 20.0 * 10f64.powf(-f64::from(i) / 8.0)).collect()
+}
+
+/// The N of best-of-N, and the sample of which each is a part.
+fn best_of_n_sizes(best_of: usize, end: SampleSize) -> (Vec<usize>, SampleSize) {
+    let ns: Vec<usize> = (1..=best_of.ilog2()).map(|i| 1 << i).collect();
+    let size = SampleSize { samples_per_prompt: ns.last().copied().unwrap_or(1), ..end };
+    (ns, size)
 }
 
 #[expect(clippy::too_many_arguments, reason = "passes on what a completion is made of")]
@@ -111,5 +126,89 @@ pub(super) fn open_evaluator(
             );
             Ok(Evaluator::Sampled { evaluator: Box::new(sampled), curve, end })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{PlannedRun, recorded, recorder};
+    use super::*;
+    use burn::module::Module;
+    use duel_data::grammar::token;
+    use duel_evaluation::{distributions, proxy_table};
+    use duel_spec::{OutcomeRow, metrics};
+
+    #[test]
+    fn the_optima_go_from_20_to_a_fiftieth() {
+        let betas = optimum_betas();
+        assert_eq!(betas.len(), 25);
+        let near = |actual: f64, expected: f64| (actual / expected - 1.0).abs() < 1e-12;
+        assert!(near(betas[0], 20.0) && near(betas[24], 0.02), "{betas:?}");
+        assert!(betas.windows(9).all(|decade| near(decade[0], 10.0 * decade[8])), "{betas:?}");
+    }
+
+    #[test]
+    fn the_best_are_of_as_many_samples_as_the_largest_n() {
+        let sizes = |best_of| {
+            let (ns, size) = best_of_n_sizes(best_of, SampleSize { prompts: 512, samples_per_prompt: 3 });
+            (ns, size.prompts, size.samples_per_prompt)
+        };
+        assert_eq!(sizes(16), (vec![2, 4, 8, 16], 512, 16));
+        assert_eq!(sizes(5), (vec![2, 4], 512, 4));
+        assert_eq!(sizes(1), (vec![], 512, 1));
+    }
+
+    #[test]
+    fn outcomes_are_those_of_a_finished_policy_on_test_prompts() -> Result<()> {
+        let mut recorder = recorder();
+        for (gold_reward, kind, split) in [
+            (1.0, EvalKind::Curve, Split::Validation),
+            (2.0, EvalKind::Curve, Split::Test),
+            (3.0, EvalKind::End, Split::Validation),
+            (4.0, EvalKind::End, Split::Test),
+        ] {
+            let outcomes = vec![OutcomeRow { prompt: 0, gold_reward, tokens: 3, share: 1.0 }];
+            let values = vec![(metrics::GOLD, gold_reward)];
+            record(&EvalResult { split, values, outcomes, prompts: vec![] }, kind, Clocks::default(), &mut recorder);
+        }
+        let (table, outcomes) = recorded(&recorder)?;
+        let golds: Vec<f64> = outcomes.iter().flat_map(|policy| &policy.all).map(|row| row.gold_reward).collect();
+        assert_eq!(golds, [4.0]);
+        for (stage, expected) in [("evaluation-validation", [1.0, 3.0]), ("evaluation-test", [2.0, 4.0])] {
+            let golds: Vec<f64> = table.of(stage, metrics::GOLD.name).map(|row| row.value).collect();
+            assert_eq!(golds, expected, "{stage}");
+        }
+        Ok(())
+    }
+
+    /// The proxy of the reference is the mean of the reward model's scores on the prompts of each split.
+    #[test]
+    fn each_split_has_the_proxy_of_its_own_prompts() -> Result<()> {
+        let run = PlannedRun::new(
+            "[model]\nlayers = 1\nwidth = 8\nheads = 2\n[stages.sft]\nsteps = 1\nbatch_size = 8\n\
+             [stages.pairs]\nrows = 8\nholdout_rows = 4\n[stages.rm]\nsteps = 2\nbatch_size = 4\nsamples = 8\n\
+             [arms.a]\nmethod = \"dpo\"\n",
+        );
+        for kind in [StageKind::Sft, StageKind::Pairs, StageKind::Rm] {
+            run.make(kind)?;
+        }
+        let context = run.context(run.stage(StageKind::Yardstick));
+        let loaded = context.load_world()?;
+        let world = loaded.world.as_ref();
+        let policy = context.sft_policy(world)?.no_grad();
+        let (reward, reader) = (learned_reward(&context, &loaded)?, context.reader(world));
+        let mut tables = vec![];
+        for result in open_evaluator(&context, &loaded, &policy)?.measure(&policy, None, EvalKind::End)? {
+            let prompts: Vec<Vec<u32>> = world.prompts(result.split).iter().map(|prompt| prompt.ids.clone()).collect();
+            let laws = distributions(&policy, &reader, &prompts);
+            let scores = proxy_table(&reward, &prompts, token::EOS)?;
+            let means: Vec<f64> = laws.iter().zip(&scores).map(|(law, scores)| law.expect(scores)).collect();
+            let expected = means.iter().sum::<f64>() / means.len() as f64;
+            let actual = result.get(metrics::PROXY).expect("a proxy");
+            assert!((actual - expected).abs() < 1e-9, "{:?}: {actual}, expected {expected}", result.split);
+            tables.push(scores);
+        }
+        assert_ne!(tables[0], tables[1]);
+        Ok(())
     }
 }

@@ -18,9 +18,9 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
     let world = loaded.world.as_ref();
     invariants::splits_are_disjoint(world)?;
     let gold = &loaded.gold;
-    if let Some(rows) = loaded.rows.as_ref().filter(|rows| !rows.rows().is_empty()) {
-        check_unpaired(context.experiment, rows.rows())?;
-        return save_rows(judge_rows(rows.rows(), gold.as_ref())?, to);
+    if let Some(rows @ [_, ..]) = loaded.rows.as_ref().map(|world| world.rows()) {
+        check_unpaired(context.experiment, rows)?;
+        return save_rows(judge_rows(rows, gold.as_ref())?, to);
     }
     let policy = context.sft_policy(world)?;
     let reader = context.reader(world);
@@ -77,4 +77,57 @@ fn save_rows(rows: Vec<PreferenceRow>, to: &Path) -> Result<()> {
         lines.push('\n');
     }
     Ok(duel_ledger::write_atomically(&to.join(ROWS), lines.as_bytes())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::PlannedRun;
+    use super::*;
+    use crate::plan::StageKind;
+    use duel_model::Responses;
+
+    /// A judge that adds up ids: a hundred times those of the prompt, and those of the response.
+    struct SumOfIds;
+
+    impl Scorer for SumOfIds {
+        fn score(&self, batch: &Responses) -> duel_reward::Result<Vec<f64>> {
+            let sum = |ids: &[u32]| f64::from(ids.iter().sum::<u32>());
+            let rows = batch.prompts.iter().zip(&batch.responses);
+            Ok(rows.map(|(prompt, response)| 100.0 * sum(prompt) + sum(response)).collect())
+        }
+    }
+
+    #[test]
+    fn rows_of_ones_own_have_the_scores_of_both_sides() -> Result<()> {
+        let row = |i: u32| PreferenceRow {
+            rejected_prompt: (i == 2).then(|| vec![9]),
+            ..PreferenceRow::new(Split::Train, vec![i], vec![10 * i, 2], vec![20 * i, 2])
+        };
+        let rows = [row(1), row(2), row(3)];
+        let judged = judge_rows(&rows, &SumOfIds)?;
+        let scores: Vec<[f64; 2]> = judged.iter().map(|row| [row.gold_chosen, row.gold_rejected]).collect();
+        assert_eq!(scores, [[112.0, 122.0], [222.0, 942.0], [332.0, 362.0]]);
+        let as_before = |row: &PreferenceRow| PreferenceRow { gold_chosen: 0.0, gold_rejected: 0.0, ..row.clone() };
+        assert_eq!(judged.iter().map(as_before).collect::<Vec<_>>(), rows);
+        Ok(())
+    }
+
+    /// Of the test rows alone: the mean of the larger label probability, and the temperature.
+    #[test]
+    fn the_best_possible_accuracy_is_that_of_test_rows() -> Result<()> {
+        let run = PlannedRun::new(
+            "[model]\nlayers = 1\nwidth = 8\nheads = 2\n[stages.sft]\nsteps = 1\nbatch_size = 8\n\
+             [stages.pairs]\nrows = 8\nholdout_rows = 6\ntemperature = \"fixed\"\ntau = 0.75\n[arms.a]\nmethod = \"dpo\"\n",
+        );
+        run.make(StageKind::Sft)?;
+        let table = duel_ledger::read_metrics(&run.make(StageKind::Pairs)?.file("metrics.parquet"))?;
+        let of = |metric: metrics::Metric| table.of("pairs", metric.name).map(|row| row.value).collect::<Vec<f64>>();
+        let rows = run.context(run.stage(StageKind::Rm)).rows()?;
+        let larger = rows.iter().filter(|row| row.split == Split::Test).map(|row| row.p_label.max(1.0 - row.p_label));
+        assert_eq!(of(metrics::TAU), [0.75]);
+        assert!(
+            matches!(of(metrics::BAYES_ACCURACY)[..], [actual] if (actual - larger.sum::<f64>() / 6.0).abs() < 1e-12)
+        );
+        Ok(())
+    }
 }

@@ -38,9 +38,14 @@ const KEPT: &str = "rm.json";
 /// half of its training.
 const ROWS_READ_AGAIN: usize = 512;
 
-/// The file of the `i`-th network's weights.
+/// The name of the `i`-th network's training.
+fn network_name(i: usize) -> String {
+    if i == 0 { "rm".into() } else { format!("rm-{i}") }
+}
+
+/// The file of its weights.
 fn file_name(i: usize) -> String {
-    if i == 0 { "rm.safetensors".into() } else { format!("rm-{i}.safetensors") }
+    format!("{}.safetensors", network_name(i))
 }
 
 /// Whether a parameter of a reward model on adapters is trained.
@@ -81,7 +86,7 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
     // 2. Centre and scale on responses of the SFT policy.
     let sft_policy = context.sft_policy(world)?;
     let prompts = world.prompts(Split::Train);
-    let ids = (0..settings.samples).map(|i| prompts[i % prompts.len()].ids.clone()).collect();
+    let ids = prompts.iter().cycle().take(settings.samples).map(|prompt| prompt.ids.clone()).collect();
     let mut rng = seeds::stream(seed, Stream::RmSamples, 0);
     let samples = generate(&sft_policy, world.space(), ids, &mut rng, &context.device);
     duel_training::invariants::sampled_from_finite(0, &samples)?;
@@ -177,7 +182,7 @@ fn network(
     let mut method = RewardModel::new(settings.clone(), train_reader, &config);
     let steps = settings.steps as u64;
     let mut learner = Learner::new(model, &context.experiment.learner, settings.learning_rate, steps);
-    let name = if member == 0 { "rm".to_string() } else { format!("rm-{member}") };
+    let name = network_name(member);
     let mut sampler = EpochSampler::new(rows.len(), settings.batch_size, context.stage.seed, Stream::RmRows(member));
     let left_out = sampler.left_out();
     let batch = |step| -> Result<_> { Ok(PairBatch::new(rows, sampler.at(step))) };
@@ -371,6 +376,37 @@ mod tests {
     }
 
     #[test]
+    fn the_first_network_has_no_number() {
+        assert_eq!([0, 1, 2].map(network_name), ["rm", "rm-1", "rm-2"]);
+        assert_eq!([0, 1].map(file_name), ["rm.safetensors", "rm-1.safetensors"]);
+    }
+
+    /// A pretrained network that was not trained is in its own directory.
+    #[test]
+    fn weights_are_saved_where_they_were_trained() -> Result<()> {
+        let (world, device) = (GrammarWorld::new(0.02, 1), Device::flex());
+        let space = world.space();
+        let config = TransformerConfig::small(space.vocabulary, space.context(), 1, 8, 2, true);
+        let policy = Policy::new(&config, &mut seeds::derive(0, "test", 0, "init"), &device);
+        let network = ScalarModel::with_head(policy, vec![0.5; 8], &device).no_grad();
+        let judges = [0.25, 0.5].map(|centre| (RewardNetwork::Network(network.clone()), centre)).to_vec();
+        let reader = ResponseReader::new(space, &device);
+        let reward = LearnedReward::new(judges, duel_spec::EnsembleScore::Mean, reader, 0.0, 1.0);
+        let files = |steps| -> Result<Vec<String>> {
+            let folder = tempfile::tempdir().expect("a folder");
+            save(&reward, &RmStage { steps, ..RmStage::defaults() }, folder.path())?;
+            let entries = std::fs::read_dir(folder.path()).expect("a folder");
+            let mut names: Vec<String> =
+                entries.map(|entry| entry.expect("a file").file_name().to_string_lossy().into_owned()).collect();
+            names.sort();
+            Ok(names)
+        };
+        assert_eq!(files(0)?, ["rm.json"]);
+        assert_eq!(files(1)?, ["rm-1.safetensors", "rm.json", "rm.safetensors"]);
+        Ok(())
+    }
+
+    #[test]
     fn clocks_of_two_trainings_add_up() {
         let clocks = |factor: u64| Clocks {
             step: 3 * factor,
@@ -401,7 +437,7 @@ mod tests {
         let linear: Linear = serde_json::from_value(serde_json::json!({ "weights": weights })).expect("weights");
         let reader = ResponseReader::new(GrammarWorld::new(0.02, 1).space(), &Device::flex());
         let judges = vec![(RewardNetwork::Linear(linear), 0.3)];
-        let reward = LearnedReward::new(judges, duel_spec::EnsembleScore::Mean, reader, 0.7, 2.0);
+        let reward = LearnedReward::new(judges, duel_spec::EnsembleScore::Mean, reader, 0.1, 2.0);
         let samples = |responses: &[&[u32]]| Responses {
             prompts: vec![vec![BOS, TOPIC, STANCE, SEP]; responses.len()],
             responses: responses.iter().map(|response| response.to_vec()).collect(),
@@ -424,9 +460,7 @@ mod tests {
         }
         let mut recorder = super::super::testing::recorder();
         record_curve(&curve, &mut recorder);
-        let folder = tempfile::tempdir().expect("a folder");
-        recorder.write(folder.path())?;
-        let table = duel_ledger::read_metrics(&folder.path().join("metrics.parquet"))?;
+        let (table, _) = super::super::testing::recorded(&recorder)?;
         let of = |metric: metrics::Metric| -> Vec<(u64, f64)> {
             table.of("rm-calibration", metric.name).map(|row| (row.clocks.step, row.value)).collect()
         };

@@ -3,7 +3,7 @@
 use super::{StageContext, run_stage};
 use crate::error::Result;
 use crate::plan::{Plan, Stage, StageKind};
-use duel_ledger::{RunDir, StageDir, StageRecorder};
+use duel_ledger::{MetricTable, Outcomes, RunDir, StageDir, StageRecorder, read_metrics, read_outcomes};
 use duel_spec::{Document, Experiment, NO_POINT};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -48,4 +48,13 @@ impl PlannedRun {
 
 pub(super) fn recorder() -> StageRecorder {
     StageRecorder::new("test", "test", NO_POINT, 0, Box::new(|_, _, _| ()))
+}
+
+/// What was recorded so far: metrics, and outcomes if there are any.
+pub(super) fn recorded(recorder: &StageRecorder) -> Result<(MetricTable, Vec<Outcomes>)> {
+    let folder = tempfile::tempdir().expect("a folder");
+    recorder.write(folder.path())?;
+    let [metrics, outcomes] = ["metrics.parquet", "outcomes.parquet"].map(|file| folder.path().join(file));
+    let outcomes = if outcomes.exists() { read_outcomes(&outcomes)? } else { vec![] };
+    Ok((read_metrics(&metrics)?, outcomes))
 }
