@@ -92,8 +92,8 @@ pub struct Decoder {
 const LARGE: usize = 1 << 22;
 /// Rows of a thread below which a large model's matrices are shared among threads, in place of its rows.
 const FEW_ROWS: usize = 16;
-/// Units of a head that are summed at a time.
-const WIDEST_HEAD: usize = 256;
+/// Units of a head that are summed at a time, in registers.
+const UNITS: usize = 64;
 /// Bytes of keys and values that a thread holds at most.
 const CACHE: usize = 256 << 20;
 
@@ -419,26 +419,36 @@ simd_dispatch! {
         let mut total = 0f32;
         for w in weights.iter_mut() {
             *w = exp(*w - max);
-            total += *w;
+        }
+        for w in weights.iter() {
+            total += w;
         }
         let scale = 1.0 / total;
-        mixed.fill(0.0);
-        let mut sums = [0f32; WIDEST_HEAD];
-        for (offset, mixed) in (0..mixed.len()).step_by(WIDEST_HEAD).zip(mixed.chunks_mut(WIDEST_HEAD)) {
-            let sums = &mut sums[..mixed.len()];
-            let mut start = 0;
-            while start < weights.len() {
-                let end = weights.len().min(if start == 0 { part } else { start + DEPTH });
-                sums.fill(0.0);
-                for (t, w) in weights[start..end].iter().enumerate() {
-                    let w = w * scale;
-                    let values = &values[(start + t) * step + offset..];
-                    sums.iter_mut().zip(values).for_each(|(sum, v)| *sum = w.mul_add(*v, *sum));
-                }
-                mixed.iter_mut().zip(&*sums).for_each(|(m, sum)| *m += sum);
-                start = end;
-            }
+        weights.iter_mut().for_each(|w| *w *= scale);
+        let (whole, rest) = mixed.as_chunks_mut::<UNITS>();
+        let first_of_rest = whole.len() * UNITS;
+        for (index, mixed) in whole.iter_mut().enumerate() {
+            sums_in_parts(&values[index * UNITS..], step, weights, part, mixed);
         }
+        for (unit, mixed) in rest.as_chunks_mut::<1>().0.iter_mut().enumerate() {
+            sums_in_parts(&values[first_of_rest + unit..], step, weights, part, mixed);
+        }
+    }
+}
+
+/// What weights mix of so many units of values, rows `step` apart.
+#[inline(always)]
+fn sums_in_parts<const N: usize>(values: &[f32], step: usize, weights: &[f32], part: usize, mixed: &mut [f32; N]) {
+    mixed.fill(0.0);
+    let mut start = 0;
+    while start < weights.len() {
+        let end = weights.len().min(if start == 0 { part } else { start + DEPTH });
+        let mut sums = [0f32; N];
+        for (w, values) in weights[start..end].iter().zip(values[start * step..].chunks(step)) {
+            sums.iter_mut().zip(values).for_each(|(sum, v)| *sum = w.mul_add(*v, *sum));
+        }
+        mixed.iter_mut().zip(sums).for_each(|(m, sum)| *m += sum);
+        start = end;
     }
 }
 
