@@ -10,7 +10,6 @@ use crate::gguf_layout::from_file;
 use crate::gguf_rope::is_factors;
 use crate::huggingface;
 use crate::mapped_file::MappedFile;
-use crate::mmap_matrix::MmapMatrix;
 use crate::tensor_names::{canonical_name, is_projection};
 use crate::tokenizer_files::TokenizerFiles;
 use crate::transformer::Policy;
@@ -124,7 +123,7 @@ impl Pretrained {
     /// Tensors that do not fit the settings; more tokens than the model was made for.
     pub fn policy(&self, context: usize, device: &Device) -> Result<Policy> {
         let config = self.config_for(context)?;
-        self.read(&config, Policy::zeros(&config, device), &HashMap::new())
+        self.read(&config, Policy::zeros(&config, device), &HashSet::new())
     }
 
     /// The same model with the matrices of its blocks left in their files, which are mapped into memory, and decoded each time
@@ -136,7 +135,7 @@ impl Pretrained {
     pub fn mapped(&self, context: usize, device: &Device) -> Result<Policy> {
         let config = self.config_for(context)?;
         let empty = Policy::zeros(&config, device);
-        let mut matrices = HashMap::new();
+        let (mut matrices, mut left) = (HashMap::new(), HashSet::new());
         for (ours, shape) in weights::shapes(&empty) {
             let plain = canonical_name(&ours);
             let Some(projection) = plain.strip_suffix(".weight").filter(|name| is_projection(name)) else { continue };
@@ -149,13 +148,14 @@ impl Pretrained {
             self.store.check_shape(&file_tensor, shape)?;
             let matrix =
                 self.store.mapped(&file_tensor).ok_or_else(|| Error::Lacking { name: file_tensor.name.clone() })?;
-            matrices.insert(projection.to_owned(), (file_tensor.name, matrix));
+            left.insert(file_tensor.name);
+            matrices.insert(projection.to_owned(), matrix);
         }
-        let policy = self.read(&config, empty, &matrices)?;
-        Ok(policy.map_projections(|name, projection| match matrices.remove(&name) {
-            Some((_, matrix)) => projection.on_file(matrix),
+        let empty = empty.map_projections(|name, projection| match matrices.remove(&name) {
+            Some(matrix) => projection.on_file(matrix),
             None => projection,
-        }))
+        });
+        self.read(&config, empty, &left)
     }
 
     /// The same model with its matrices rounded, one after another as they are read.
@@ -230,17 +230,10 @@ impl Pretrained {
         FileTensor { name: joint, part, ..file_tensor }
     }
 
-    /// Fills an empty model of these sizes, all but these projections' matrices, which stay zero.
-    fn read(
-        &self,
-        config: &TransformerConfig,
-        empty: Policy,
-        without: &HashMap<String, (String, MmapMatrix)>,
-    ) -> Result<Policy> {
-        let left: HashSet<&str> = without.values().map(|(name, _)| name.as_str()).collect();
-        let naming = |ours: &str| {
-            Some(self.file_tensor(config, ours)).filter(|file_tensor| !left.contains(file_tensor.name.as_str()))
-        };
+    /// Fills an empty model of these sizes, but for tensors that are left in the file.
+    fn read(&self, config: &TransformerConfig, empty: Policy, left: &HashSet<String>) -> Result<Policy> {
+        let naming =
+            |ours: &str| Some(self.file_tensor(config, ours)).filter(|file_tensor| !left.contains(&file_tensor.name));
         if self.is_gguf() {
             let adjusted = |ours: &str, tensor: HostTensor| from_file(config, ours, tensor);
             let spare = |name: &str| is_factors(name) || left.contains(name);

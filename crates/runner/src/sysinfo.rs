@@ -1,6 +1,7 @@
 //! The machine, this process and the binary: cores, memory, signals, the allocator, the commit.
 
 use duel_ledger::HostInfo;
+use duel_spec::ModelNumbers;
 use std::ffi::c_long;
 
 /// The commit that the binary was built from.
@@ -14,8 +15,20 @@ const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
 /// Milliseconds for which the allocator keeps free pages: longer than a step, so that no step clears pages again that the
 /// last one has cleared.
 pub const PURGE_MILLISECONDS: c_long = 60_000;
-/// The same for a pretrained model, where what one part of a step frees would otherwise add to what the next one allocates.
-pub const PURGE_MILLISECONDS_PRETRAINED: c_long = 50;
+/// The same for a pretrained model in f32, where what one part of a step frees would otherwise add to what the next one allocates.
+const PURGE_MILLISECONDS_PRETRAINED: c_long = 50;
+
+/// The same for a rounded one, which leaves room for what is used again within a step.
+const PURGE_MILLISECONDS_ROUNDED: c_long = 400;
+
+/// Milliseconds for which a worker's allocator keeps free pages.
+pub fn purge_milliseconds(is_pretrained: bool, numbers: ModelNumbers) -> c_long {
+    match (is_pretrained, numbers.is_f32()) {
+        (false, _) => PURGE_MILLISECONDS,
+        (true, true) => PURGE_MILLISECONDS_PRETRAINED,
+        (true, false) => PURGE_MILLISECONDS_ROUNDED,
+    }
+}
 
 /// Sets for how long the allocator keeps free pages, unless the environment's `MIMALLOC_PURGE_DELAY` says otherwise. Pages
 /// that are free already go back now: they would wait for the delay before, and all that are freed until then with them.

@@ -2,7 +2,7 @@
 
 use crate::bench::{self, BenchShape, CASES, Case, Shape, peers, with_threads};
 use crate::error::Result;
-use crate::sysinfo::{self, PURGE_MILLISECONDS, PURGE_MILLISECONDS_PRETRAINED};
+use crate::sysinfo;
 use crate::terminal::print;
 use burn::tensor::{Device, Distribution, Tensor};
 use clap::{Args, ValueEnum};
@@ -141,8 +141,7 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
         shapes.flat_map(|shape| numbers_of(&shape).into_iter().map(move |numbers| Shape { numbers, ..shape.clone() }));
     for shape in shapes {
         // as a worker of such a model
-        let purge = if shape.is_large() { PURGE_MILLISECONDS_PRETRAINED } else { PURGE_MILLISECONDS };
-        sysinfo::set_purge_delay(purge);
+        sysinfo::set_purge_delay(sysinfo::purge_milliseconds(shape.is_large(), shape.numbers));
         with_threads(shape.threads, || -> Result<()> {
             let peak = match peaks.iter().find(|(threads, _)| *threads == shape.threads) {
                 Some((_, peak)) => *peak,

@@ -46,9 +46,7 @@ fn work(run: &Path, index: usize, device: &str, checkpoints: Duration, detached:
         stop_with_parent(stop.clone());
     }
     let (experiment, _) = Experiment::load(&run.join("experiment.toml"), &[])?;
-    if experiment.is_pretrained() {
-        sysinfo::set_purge_delay(sysinfo::PURGE_MILLISECONDS_PRETRAINED);
-    }
+    sysinfo::set_purge_delay(sysinfo::purge_milliseconds(experiment.is_pretrained(), experiment.model.numbers));
     let plan = Plan::new(&experiment, device, duel_ledger::cells_of(run, &experiment)?)?;
     let Some(stage) = plan.stages.get(index) else {
         return Err(Error::StrayWorker { place: index, name: experiment.name });
