@@ -72,6 +72,7 @@ mod tests {
         let choices: Vec<(&str, &str)> = lines
             .filter_map(|line| line.split_once(" = \"")) // a string
             .filter(|(key, rest)| key.starts_with(char::is_lowercase) && rest.contains("\" | \""))
+            .filter(|(key, _)| *key != "metric") // of a claim, which names what it lacks itself
             .collect();
         assert!(choices.len() > 15, "{}", choices.len());
         for (key, rest) in choices {
