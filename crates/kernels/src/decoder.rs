@@ -393,17 +393,24 @@ simd_dispatch! {
     }
 }
 
+/// `exp(score − max)`, and their sum.
+#[inline(always)]
+fn exp_and_total(weights: &mut [f32]) -> f32 {
+    let max = max_of(weights);
+    let mut total = 0f32;
+    for w in weights.iter_mut() {
+        *w = exp(*w - max);
+    }
+    for w in weights.iter() {
+        total += w;
+    }
+    total
+}
+
 simd_dispatch! {
     /// What the softmax of scores mixes of values, rows `step` apart.
     fn mixed_of_one(values: &[f32], step: usize, weights: &mut [f32], mixed: &mut [f32]) {
-        let max = max_of(weights);
-        let mut total = 0f32;
-        for w in weights.iter_mut() {
-            *w = exp(*w - max);
-        }
-        for w in weights.iter() {
-            total += w;
-        }
+        let total = exp_and_total(weights);
         mixed.fill(0.0);
         for (t, w) in weights.iter().enumerate() {
             let w = w / total;
@@ -415,15 +422,7 @@ simd_dispatch! {
 simd_dispatch! {
     /// As [`mixed_of_one`], with sums over the first `part` keys and then over [`DEPTH`] keys at a time.
     fn mixed_in_parts(values: &[f32], step: usize, weights: &mut [f32], part: usize, mixed: &mut [f32]) {
-        let max = max_of(weights);
-        let mut total = 0f32;
-        for w in weights.iter_mut() {
-            *w = exp(*w - max);
-        }
-        for w in weights.iter() {
-            total += w;
-        }
-        let scale = 1.0 / total;
+        let scale = 1.0 / exp_and_total(weights);
         weights.iter_mut().for_each(|w| *w *= scale);
         let (whole, rest) = mixed.as_chunks_mut::<UNITS>();
         let first_of_rest = whole.len() * UNITS;

@@ -3,18 +3,17 @@
 //! A product of two bf16 numbers is exact in f32. A sum runs over pairs of inputs, in each the odd input first, as
 //! `vdpbf16ps` does it: without that instruction the same numbers come out, but for those below 2⁻¹²⁶, which it takes as 0.
 
-use crate::buffer::{PairBuffer, PooledBuffer};
+use crate::buffer::PairBuffer;
 use crate::matrix::{Accumulate, FEW_ROWS, Matrix, PANEL};
 use crate::pair::{BLOCK_PAIRS, Pair, pair, round_row, unpair};
 use crate::panel_bf16::{self, DEPTH_PAIRS, turn_block};
 use crate::simd::simd_dispatch;
+use crate::threads::{columns_among_threads, write_panels};
 use rayon::prelude::*;
 use std::ops::Range;
 
 /// Inputs that share a scale in 8 bits, as in GGUF's Q8_0.
 const Q8_BLOCK: usize = 32;
-/// Numbers that one thread packs alone.
-const SERIAL_PACK_MAX: usize = 1 << 15;
 
 /// What the numbers of a [`FrozenMatrix`] are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,14 +109,14 @@ impl FrozenMatrix {
                         *to = pair(at(input, output), at(input + 1, output));
                     }
                 };
-                in_panels(&mut all, pairs * PANEL, pack);
+                write_panels(&mut all, pairs * PANEL, pack);
                 Panels::Bf16(all)
             }
             FrozenNumbers::Q8 => {
                 let blocks = pairs * 2 / Q8_BLOCK;
                 let mut quants = vec![0i8; panels * pairs * 2 * PANEL];
                 let mut scales = vec![0f32; panels * blocks * PANEL];
-                in_panels(&mut scales, blocks * PANEL, |(panel, scales)| {
+                write_panels(&mut scales, blocks * PANEL, |(panel, scales)| {
                     for (index, scale) in scales.iter_mut().enumerate() {
                         let (first, output) = (index / PANEL * Q8_BLOCK, panel * PANEL + index % PANEL);
                         let largest =
@@ -125,7 +124,7 @@ impl FrozenMatrix {
                         *scale = largest / 127.0;
                     }
                 });
-                in_panels(&mut quants, pairs * 2 * PANEL, |(panel, quants)| {
+                write_panels(&mut quants, pairs * 2 * PANEL, |(panel, quants)| {
                     for (index, quant) in quants.iter_mut().enumerate() {
                         let (input, column) = (index / PANEL, index % PANEL);
                         let scale = scales[(panel * blocks + input / Q8_BLOCK) * PANEL + column];
@@ -153,14 +152,6 @@ impl FrozenMatrix {
         match self.panels {
             Panels::Bf16(_) => FrozenNumbers::Bf16,
             Panels::Q8 { .. } => FrozenNumbers::Q8,
-        }
-    }
-
-    /// Bytes of its numbers.
-    pub fn bytes(&self) -> usize {
-        match &self.panels {
-            Panels::Bf16(pairs) => size_of::<Pair>() * pairs.len(),
-            Panels::Q8 { quants, scales } => quants.len() + size_of::<f32>() * scales.len(),
         }
     }
 
@@ -236,7 +227,7 @@ impl FrozenMatrix {
     pub fn in_bf16(&self, columns: Range<usize>) -> Self {
         let pairs = panel_pairs(self.inputs);
         let mut all = PairBuffer::new(columns.len().div_ceil(PANEL) * pairs * PANEL);
-        in_panels(&mut all, pairs * PANEL, |(panel, to)| match &self.panels {
+        write_panels(&mut all, pairs * PANEL, |(panel, to)| match &self.panels {
             Panels::Bf16(from) => {
                 to.copy_from_slice(&from[(columns.start / PANEL + panel) * pairs * PANEL..][..pairs * PANEL]);
             }
@@ -256,7 +247,7 @@ impl FrozenMatrix {
         };
         let (panel, pairs) = (panel_pairs(self.inputs) * PANEL, panel_pairs(columns.len()));
         let mut all = PairBuffer::new(self.inputs.div_ceil(PANEL) * pairs * PANEL);
-        in_panels(&mut all, pairs * PANEL, |(inputs, to)| {
+        write_panels(&mut all, pairs * PANEL, |(inputs, to)| {
             // 32 inputs' panel of the transpose takes one block of each panel of columns
             for (from, to) in from.chunks_exact(panel).zip(to.chunks_exact_mut(BLOCK_PAIRS * PANEL)) {
                 turn_block(&from[inputs * BLOCK_PAIRS * PANEL..][..BLOCK_PAIRS * PANEL], to);
@@ -297,6 +288,13 @@ impl FrozenMatrix {
         }
     }
 
+    /// The same with all columns, shared among threads if `split`; which changes no number.
+    pub fn product_split(&self, x: &Bf16Rows, y: &mut [f32], y_step: usize, over: Accumulate, split: bool) {
+        columns_among_threads([x.rows, self.outputs], y, y_step, over, split, |columns, y, y_step| {
+            self.product(x, columns, y, y_step, over);
+        });
+    }
+
     /// `x·w` of rows that stand one after another, shared among threads.
     pub fn rows_product(&self, x: &[f32]) -> Vec<f32> {
         let rows = x.len() / self.inputs.max(1);
@@ -310,35 +308,6 @@ impl FrozenMatrix {
         );
         y
     }
-
-    /// The same with all columns, shared among threads if `split`; which changes no number.
-    pub fn product_split(&self, x: &Bf16Rows, y: &mut [f32], y_step: usize, over: Accumulate, split: bool) {
-        let threads = rayon::current_num_threads();
-        if !split || threads == 1 || self.outputs < 2 * PANEL {
-            return self.product(x, 0..self.outputs, y, y_step, over);
-        }
-        let share = self.outputs.div_ceil(PANEL).div_ceil(threads) * PANEL;
-        let before = &*y;
-        let parts: Vec<(Range<usize>, PooledBuffer)> = (0..self.outputs.div_ceil(share))
-            .into_par_iter()
-            .map(|part| {
-                let columns = part * share..self.outputs.min((part + 1) * share);
-                let width = columns.len();
-                let mut out = PooledBuffer::new(x.rows * width);
-                if over == Accumulate::Add {
-                    let rows = before.chunks(y_step).zip(out.chunks_exact_mut(width));
-                    rows.for_each(|(y, out)| out.copy_from_slice(&y[columns.clone()]));
-                }
-                self.product(x, columns.clone(), &mut out, width, over);
-                (columns, out)
-            })
-            .collect();
-        for (columns, part) in parts {
-            for (y, part) in y.chunks_mut(y_step).zip(part.chunks_exact(columns.len())) {
-                y[columns.clone()].copy_from_slice(part);
-            }
-        }
-    }
 }
 
 /// Columns of panels of so many rows in this order; what is beyond them is zero.
@@ -349,15 +318,6 @@ fn take_columns<T: Copy + Default>(from: &[T], rows: usize, order: &[usize], to:
             let at = |column: usize| (column / PANEL * rows + row) * PANEL + column % PANEL;
             to[at(column)] = from[at(*source)];
         }
-    }
-}
-
-/// Writes each panel of so many numbers.
-fn in_panels<T: Send>(all: &mut [T], panel: usize, write: impl Fn((usize, &mut [T])) + Sync + Send) {
-    match panel {
-        0 => {}
-        _ if all.len() < SERIAL_PACK_MAX => all.chunks_exact_mut(panel).enumerate().for_each(write),
-        _ => all.par_chunks_exact_mut(panel).enumerate().for_each(write),
     }
 }
 

@@ -37,6 +37,7 @@ mod panel_bf16;
 mod product;
 mod rows;
 mod simd;
+mod threads;
 
 pub use activation::Activation;
 pub use attention::{HeadOrder, ScoreOptions};

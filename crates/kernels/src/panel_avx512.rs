@@ -146,6 +146,6 @@ fn transposed(x: [__m512; 16]) -> [__m512; 16] {
 }
 
 /// The first so many lanes of a register.
-fn mask(lanes: usize) -> u16 {
+pub fn mask(lanes: usize) -> u16 {
     if lanes >= 16 { u16::MAX } else { (1 << lanes) - 1 }
 }

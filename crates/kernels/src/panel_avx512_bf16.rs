@@ -3,6 +3,7 @@
 
 use crate::matrix::{Accumulate, FEW_ROWS, PANEL, ROWS};
 use crate::pair::Pair;
+use crate::panel_avx512::mask;
 use std::arch::x86_64::{
     __m512bh, __m512i, _MM_HINT_T1, _mm_prefetch, _mm_set_epi8, _mm512_add_ps, _mm512_broadcast_i32x4,
     _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_epi32,
@@ -99,11 +100,6 @@ unsafe fn tile<const M: usize>(x: *const Pair, w: *const Pair, y: *mut f32, para
             }
         }
     }
-}
-
-/// The first so many lanes of a register.
-fn mask(lanes: usize) -> u16 {
-    if lanes >= 16 { u16::MAX } else { (1 << lanes) - 1 }
 }
 
 /// As [`crate::panel_bf16::turn_block`]: first the 2 × 2 numbers of two neighbouring columns, which are 64 bits, then four

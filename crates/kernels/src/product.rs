@@ -4,11 +4,8 @@
 use crate::buffer::PooledBuffer;
 use crate::matrix::{Accumulate, DEPTH, FEW_ROWS, LhsTiles, Matrix, PANEL, PackBuffer, RhsPanel};
 use crate::panel::{pack_panel, panel_product};
-use rayon::prelude::*;
+use crate::threads::{columns_among_threads, write_panels};
 use std::ops::Range;
-
-/// Numbers that one thread packs alone.
-const SERIAL_PACK_MAX: usize = 1 << 15;
 
 /// A matrix `[K, N]` cut into panels of columns, each contiguous.
 #[derive(Debug, Clone)]
@@ -52,11 +49,7 @@ impl Packed {
             let first = panel * PANEL;
             pack_panel(from, first, PANEL.min(outputs - first), to.as_chunks_mut().0);
         };
-        match inputs * PANEL {
-            0 => {}
-            panel if size < SERIAL_PACK_MAX => self.panels[..size].chunks_exact_mut(panel).enumerate().for_each(pack),
-            panel => self.panels[..size].par_chunks_exact_mut(panel).enumerate().for_each(pack),
-        }
+        write_panels(&mut self.panels[..size], inputs * PANEL, pack);
     }
 
     /// `y (+)= x·w·scale` with some of the matrix's inputs and its first columns: `x` is `[rows, inputs]`, `y`
@@ -92,50 +85,14 @@ impl Packed {
     /// The same on this thread or, `split`, with the columns shared among all; which of both changes no number.
     pub fn gemm_parallel(&self, x: &[f32], y: &mut [f32], over: Accumulate, split: bool) {
         let rows = y.len() / self.outputs.max(1);
-        let threads = rayon::current_num_threads();
-        if !split || threads == 1 || self.outputs < 2 * PANEL {
-            self.gemm_range(
-                (rows, 0..self.inputs, self.outputs),
-                Matrix::rows(x, self.inputs),
-                y,
-                self.outputs,
-                over,
-                1.0,
-            );
-            return;
-        }
-        let panels = self.outputs.div_ceil(PANEL).div_ceil(threads);
-        let size = panels * PANEL * self.inputs;
-        let before = &*y;
-        let parts: Vec<(usize, usize, PooledBuffer)> = (0..self.outputs.div_ceil(panels * PANEL))
-            .into_par_iter()
-            .map(|part| {
-                let first = part * panels * PANEL;
-                let columns = (panels * PANEL).min(self.outputs - first);
-                let mut out = PooledBuffer::new(rows * columns);
-                if over == Accumulate::Add {
-                    let from = before.chunks_exact(self.outputs).zip(out.chunks_exact_mut(columns));
-                    from.for_each(|(y, out)| out.copy_from_slice(&y[first..][..columns]));
-                }
-                let panels = &self.panels[part * size..(part * size + size).min(self.panels.len())];
-                panels_product(
-                    panels,
-                    self.inputs,
-                    (rows, 0..self.inputs, columns),
-                    Matrix::rows(x, self.inputs),
-                    &mut out,
-                    columns,
-                    over,
-                    1.0,
-                );
-                (first, columns, out)
-            })
-            .collect();
-        for (first, columns, part) in parts {
-            for (y, part) in y.chunks_exact_mut(self.outputs).zip(part.chunks_exact(columns)) {
-                y[first..][..columns].copy_from_slice(part);
+        let x = Matrix::rows(x, self.inputs);
+        columns_among_threads([rows, self.outputs], y, self.outputs, over, split, |columns, y, y_step| {
+            if columns == (0..self.outputs) {
+                return self.gemm_range((rows, 0..self.inputs, self.outputs), x, y, y_step, over, 1.0);
             }
-        }
+            let panels = &self.panels[columns.start * self.inputs..];
+            panels_product(panels, self.inputs, (rows, 0..self.inputs, columns.len()), x, y, y_step, over, 1.0);
+        });
     }
 
     /// One column of the matrix.

@@ -3,32 +3,21 @@
 
 #![allow(clippy::unwrap_used)]
 
-use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{Device, Tensor, TensorData};
+mod frozen_models;
+
+use burn::module::Module;
+use burn::tensor::Device;
 use duel_model::gguf::{self, Precision};
 use duel_model::{
-    Activation, Architecture, AttentionSpec, Checkpoint, Error, FileDType, FusedProjections, Gpt2, Llama, Policy,
-    PositionSpec, Pretrained, QkvLayout, ResponseReader, Responses, RotarySpec, ScalarModel, SpecialTokens,
-    TokenizerFiles, TransformerConfig, device, generate, huggingface, weights,
+    Architecture, Checkpoint, Error, FileDType, FusedProjections, Policy, Pretrained, QkvLayout, ResponseReader,
+    ScalarModel, SpecialTokens, TokenizerFiles, device, generate, huggingface, weights,
 };
-use duel_spec::{TokenSpec, seeds};
+use duel_spec::seeds;
+use frozen_models::{SPACE, adapted, batch, config, gradient};
 use std::path::{Path, PathBuf};
 
-const SPACE: TokenSpec = TokenSpec {
-    vocabulary: 40,
-    pad: 0,
-    bos: 1,
-    eos: 2,
-    other_eos: vec![],
-    prompt_tokens: 4,
-    response_tokens: 6,
-    allowed_tokens: None,
-    force_eos: false,
-};
-
 fn checkpoint(architecture: Architecture) -> Checkpoint {
-    let config =
-        TransformerConfig { vocabulary: 40, context: 16, layers: 2, width: 64, heads: 4, tied: true, architecture };
+    let config = config(architecture, true);
     let policy = Policy::new(&config, &mut seeds::derive(0, "test", 0, "init"), &Device::flex());
     let tokenizer = serde_json::json!({
         "added_tokens": [{"id": 0, "content": "<s>", "special": true}],
@@ -48,30 +37,23 @@ fn checkpoint(architecture: Architecture) -> Checkpoint {
 }
 
 fn llama() -> Checkpoint {
-    checkpoint(Llama { key_value_heads: 2, head_width: 16, inner: 96, rope_theta: 1e4, epsilon: 1e-5 }.architecture())
+    checkpoint(frozen_models::llama())
 }
 
 /// Joint projections, whose queries stand before all keys, as Phi-3 has them.
 fn phi3() -> Checkpoint {
     let fused = FusedProjections { qkv: Some(QkvLayout::Stacked), gate_up: true };
-    checkpoint(Architecture { family: "phi3", fused, ..llama().config.architecture })
+    checkpoint(Architecture { family: "phi3", fused, ..frozen_models::llama() })
 }
 
-/// Joint projections, whose queries, keys and values of a head stand together, as GPT-NeoX has them: GGUF files have another order.
+/// Joint projections, whose queries, keys and values of a head stand together: GGUF files have another order.
 fn gpt_neox() -> Checkpoint {
-    let gpt2 = Gpt2 { activation: Activation::Gelu, inner: 96, epsilon: 1e-5 }.architecture();
-    checkpoint(Architecture {
-        family: "gpt_neox",
-        positions: PositionSpec::Rotary(RotarySpec::plain(1e4)),
-        attention: AttentionSpec { head_width: Some(16), ..AttentionSpec::default() },
-        fused: FusedProjections { qkv: Some(QkvLayout::PerHead), gate_up: false },
-        ..gpt2
-    })
+    checkpoint(frozen_models::gpt_neox())
 }
 
 /// GPT-2, whose matrices only a GGUF file has as `[out, in]`.
 fn gpt2() -> Checkpoint {
-    checkpoint(Gpt2 { activation: Activation::GeluTanh, inner: 96, epsilon: 1e-5 }.architecture())
+    checkpoint(frozen_models::gpt2())
 }
 
 /// A model in every form that Duel writes.
@@ -88,42 +70,6 @@ fn forms(folder: &Path, checkpoint: &Checkpoint) -> Vec<PathBuf> {
         paths.push(folder.join(name));
     }
     paths
-}
-
-/// Under adapters that change something.
-fn adapted(policy: Policy, device: &Device) -> Policy {
-    let mut rng = seeds::derive(3, "test", 0, "lora");
-    policy.with_fresh_lora(4, 2.0, |_| true, &mut rng, device).map_projections(|_, mut projection| {
-        if let Some(lora) = &mut projection.lora {
-            let [rank, outputs] = lora.b.dims();
-            let values: Vec<f32> = (0..rank * outputs).map(|i| (i % 7) as f32 * 0.01 - 0.03).collect();
-            lora.b = Param::from_tensor(Tensor::from_data(TensorData::new(values, [rank, outputs]), device));
-        }
-        projection
-    })
-}
-
-fn batch() -> Responses {
-    let responses = vec![vec![9, 4, 33, 21, 8, 2], vec![6, 30, 2]];
-    Responses { prompts: vec![vec![5, 17], vec![5, 11, 12, 38]], responses, logp: vec![], masks: vec![] }
-}
-
-/// Gradients of all that is trained, of the sum of the responses' log-probs.
-fn gradient(policy: Policy) -> Vec<f32> {
-    struct Collect<'a>(&'a burn::tensor::Gradients, Vec<f32>);
-    impl ModuleVisitor for Collect<'_> {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            if let Some(gradient) = param.val().grad(self.0) {
-                self.1.extend(weights::host(gradient));
-            }
-        }
-    }
-    let reader = ResponseReader::new(&SPACE, &Device::flex().autodiff());
-    let logp = reader.token_logprobs(&policy, &reader.tokens(&batch())).unwrap();
-    let gradients = logp.sum().backward();
-    let mut collect = Collect(&gradients, vec![]);
-    policy.visit(&mut collect);
-    collect.1
 }
 
 #[test]

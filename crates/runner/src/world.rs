@@ -197,7 +197,7 @@ pub(crate) fn tokenizer(path: &Path, model: &Pretrained) -> Result<Option<TextTo
     Ok(Some(tokenizer))
 }
 
-/// The pretrained model that an experiment starts from.
+/// What the kernels call these numbers; `None`: nothing is rounded.
 pub(crate) fn frozen_numbers(numbers: ModelNumbers) -> Option<FrozenNumbers> {
     match numbers {
         ModelNumbers::F32 => None,
@@ -206,6 +206,7 @@ pub(crate) fn frozen_numbers(numbers: ModelNumbers) -> Option<FrozenNumbers> {
     }
 }
 
+/// The pretrained model that an experiment starts from.
 pub(crate) fn pretrained(experiment: &Experiment) -> Result<Option<PretrainedModel>> {
     experiment.is_pretrained().then(|| PretrainedModel::open(&experiment.model.from)).transpose()
 }

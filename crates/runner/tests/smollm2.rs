@@ -39,6 +39,17 @@ fn policy(model: &Pretrained, space: &TokenSpec) -> Policy {
     model.policy(space.context(), &Device::flex()).unwrap()
 }
 
+/// The first 128 tokens of some reviews, all but the first of which are the response.
+fn film_reviews(tokenizer: &TextTokenizer) -> (TokenSpec, Responses) {
+    let thirds = duel_data::reviews::load_thirds(&data("reviews")).unwrap();
+    let texts: Vec<&str> = thirds.prompts.iter().step_by(400).take(16).map(|review| review.text.as_str()).collect();
+    let mut ids = tokenizer.encode(&texts).unwrap();
+    ids.retain(|ids| ids.len() >= 128);
+    let space = space(1, 127);
+    let (prompts, responses) = ids.iter().map(|ids| (ids[..1].to_vec(), ids[1..128].to_vec())).unzip();
+    (space, Responses { prompts, responses, logp: vec![], masks: vec![] })
+}
+
 #[test]
 #[ignore = "needs scripts/get-data smollm2"]
 fn smollm2_goes_on_as_it_should() {
@@ -58,13 +69,7 @@ fn smollm2_goes_on_as_it_should() {
 #[ignore = "needs scripts/get-data smollm2 and scripts/get-data reviews"]
 fn smollm2_finds_film_reviews_about_as_likely_as_it_should() {
     let (model, tokenizer) = open();
-    let thirds = duel_data::reviews::load_thirds(&data("reviews")).unwrap();
-    let texts: Vec<&str> = thirds.prompts.iter().step_by(400).take(16).map(|review| review.text.as_str()).collect();
-    let mut ids = tokenizer.encode(&texts).unwrap();
-    ids.retain(|ids| ids.len() >= 128);
-    let space = space(1, 127);
-    let (prompts, responses) = ids.iter().map(|ids| (ids[..1].to_vec(), ids[1..128].to_vec())).unzip();
-    let batch = Responses { prompts, responses, logp: vec![], masks: vec![] };
+    let (space, batch) = film_reviews(&tokenizer);
     let reader = ResponseReader::new(&space, &Device::flex());
     let policy = policy(&model, &space);
     let logp = reader.token_logprobs(&policy, &reader.tokens(&batch)).unwrap();
@@ -77,13 +82,7 @@ fn smollm2_finds_film_reviews_about_as_likely_as_it_should() {
 #[ignore = "needs scripts/get-data smollm2 and scripts/get-data reviews"]
 fn smollm2_rounded_is_nearly_what_it_was() {
     let (model, tokenizer) = open();
-    let thirds = duel_data::reviews::load_thirds(&data("reviews")).unwrap();
-    let texts: Vec<&str> = thirds.prompts.iter().step_by(400).take(16).map(|review| review.text.as_str()).collect();
-    let mut ids = tokenizer.encode(&texts).unwrap();
-    ids.retain(|ids| ids.len() >= 128);
-    let space = space(1, 127);
-    let (prompts, responses) = ids.iter().map(|ids| (ids[..1].to_vec(), ids[1..128].to_vec())).unzip();
-    let batch = Responses { prompts, responses, logp: vec![], masks: vec![] };
+    let (space, batch) = film_reviews(&tokenizer);
     let reader = ResponseReader::new(&space, &Device::flex());
     let law = |policy: &Policy| {
         let logits = reader.logits(policy, &reader.tokens(&batch)); // [B, T, V]
