@@ -146,7 +146,7 @@ impl Error {
         matches!(self.training(), Some(duel_training::Error::Diverged { .. }))
     }
 
-    /// The process's exit code (see README.md, "An experiment is a file").
+    /// The process's exit code (docs/commands.md).
     pub fn exit(&self) -> u8 {
         match self {
             Self::Spec(_)

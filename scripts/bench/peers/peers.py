@@ -3,7 +3,7 @@
 torch   a lean loop on bare PyTorch: GPT-2 blocks with fused attention, the head at response positions only, fused AdamW
 trl     TRL's trainers on Hugging Face's models; for `generate` and `logp` Hugging Face's models alone
 
-Equal work on both sides, as stated in the README: fp32 (or, where Duel keeps frozen matrices in bf16, models loaded in bf16 and
+Equal work on both sides, as stated in docs/performance.md: fp32 (or, where Duel keeps frozen matrices in bf16, models loaded in bf16 and
 TRL's trainers with bf16=True), no dropout, random tokens, sequences of full length. A training step is
 forward, backward, clipping at 1.0 and AdamW. A PPO iteration is rollouts, reward, reference and values, GAE, and 4
 epochs of 4 minibatches with a value model as large as the policy.

@@ -37,7 +37,7 @@ pub struct BenchArgs {
 pub enum BenchFormat {
     Text,
     Json,
-    /// The README's table
+    /// The table of docs/performance.md
     Markdown,
 }
 
@@ -310,7 +310,7 @@ fn as_text(report: &BenchReport) -> String {
     text
 }
 
-/// The table of the README.
+/// The table of docs/performance.md.
 fn as_markdown(report: &BenchReport) -> String {
     let mut versions: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (name, version) in report.timings.iter().flat_map(|t| &t.peers).flat_map(|p| &p.versions) {
