@@ -11,7 +11,8 @@ static FREE: LazyLock<Mutex<BufferPool>> = LazyLock::new(Mutex::default);
 static UPDATE: AtomicU64 = AtomicU64::new(0);
 /// Updates that a buffer waits for its next use before its pages go back to the system.
 const PATIENCE: u64 = 64;
-/// Numbers that wait at most, 256 MB: beyond it those go back that have waited longest.
+/// Numbers, 256 MB, by which those that wait and those in use may exceed the most that were in use at once: beyond it those go back
+/// that have waited longest.
 const MOST: usize = 1 << 26;
 /// Numbers of a model, 1 GB, from which on the free buffers make room for it.
 const MANY: usize = 4 * MOST;
@@ -22,19 +23,26 @@ struct BufferPool {
     buffers: VecDeque<(u64, Vec<f32>)>,
     /// Numbers in all of them.
     held: usize,
+    /// Numbers in use, and the most that were in use at once.
+    used: usize,
+    most_used: usize,
 }
 
 impl BufferPool {
     fn take(&mut self, length: usize) -> Option<Vec<f32>> {
+        self.used += length;
+        self.most_used = self.most_used.max(self.used);
         let index = self.buffers.iter().rposition(|(_, numbers)| numbers.len() == length)?;
         self.held -= length;
         self.buffers.remove(index).map(|(_, numbers)| numbers)
     }
 
-    fn put(&mut self, used: u64, numbers: Vec<f32>) {
+    fn put(&mut self, update: u64, numbers: Vec<f32>) {
+        self.used = self.used.saturating_sub(numbers.len());
         self.held += numbers.len();
-        self.buffers.push_back((used, numbers));
-        self.evict(|total, _| total > MOST);
+        self.buffers.push_back((update, numbers));
+        let most = MOST + self.most_used - self.used;
+        self.evict(|held, _| held > most);
     }
 
     /// Lets go of those that have waited longest, as long as their number of numbers or their last use is such.
@@ -53,13 +61,12 @@ pub fn pool_tick() {
     }
 }
 
-/// Gives all free buffers back to the system next to a model of so many `numbers` that they would raise the peak of memory, and that
-/// the cost of clearing their pages again is small.
+/// Gives free buffers beyond [`MOST`] back to the system, since what comes next uses others: a decoder of so many `numbers`. Next to one
+/// so large that they would raise the peak of memory, and that the cost of clearing their pages again is small, all of them.
 pub fn pool_make_room(numbers: usize) {
-    if numbers >= MANY
-        && let Ok(mut free) = FREE.lock()
-    {
-        free.evict(|_, _| true);
+    if let Ok(mut free) = FREE.lock() {
+        free.most_used = free.used;
+        free.evict(|held, _| numbers >= MANY || held > MOST);
     }
 }
 
@@ -163,12 +170,17 @@ mod tests {
     fn what_waits_is_bounded() {
         let mut free = BufferPool::default();
         let third = MOST / 3;
-        (0..5).for_each(|i| free.put(i, vec![0.0; third]));
-        assert_eq!((free.buffers.len(), free.held), (3, 3 * third));
-        assert_eq!(free.buffers.front().map(|(used, _)| *used), Some(2));
-        assert!(free.take(third).is_some() && free.take(third + 1).is_none());
-        assert_eq!(free.held, 2 * third);
-        free.put(9, vec![0.0; MOST + 1]); // more than all that may wait
-        assert_eq!((free.buffers.len(), free.held), (0, 0));
+        // three in use at once, then others one after another: the most that were in use, and as many as MOST
+        (0..3).for_each(|i| assert!(free.take(third - i).is_none()));
+        (0..3).for_each(|i| free.put(0, vec![0.0; third - i]));
+        assert_eq!((free.buffers.len(), free.used, free.most_used), (3, 0, 3 * third - 3));
+        for i in 3..9 {
+            assert!(free.take(third - i).is_none());
+            free.put(i as u64, vec![0.0; third - i]);
+        }
+        assert_eq!(free.buffers.iter().map(|(update, _)| *update).collect::<Vec<_>>(), [3, 4, 5, 6, 7, 8]);
+        assert_eq!(free.held, 6 * third - 33);
+        assert!(free.take(third - 8).is_some() && free.take(third + 1).is_none());
+        assert_eq!(free.held, 5 * third - 25);
     }
 }

@@ -6,7 +6,7 @@
 use crate::buffer::PairBuffer;
 use crate::matrix::{Accumulate, FEW_ROWS, Matrix, PANEL};
 use crate::pair::{BLOCK_PAIRS, Pair, pair, round_row, unpair};
-use crate::panel_bf16::{self, DEPTH_PAIRS, turn_block};
+use crate::panel_bf16::{self, DEPTH_PAIRS, PairPanel, turn_block};
 use crate::simd::simd_dispatch;
 use crate::threads::{columns_among_threads, write_panels};
 use rayon::prelude::*;
@@ -270,7 +270,7 @@ impl FrozenMatrix {
         if self.inputs == 0 && over == Accumulate::Write {
             y.chunks_mut(y_step).take(rows).for_each(|row| row[..width].fill(0.0));
         }
-        let (pairs, first) = (self.inputs.div_ceil(2), columns.start / PANEL);
+        let (pairs, first, is_few) = (self.inputs.div_ceil(2), columns.start / PANEL, rows <= FEW_ROWS);
         let mut scratch = None;
         let mut on = |panel: usize, from: usize| {
             let to = pairs.min(from + DEPTH_PAIRS);
@@ -278,10 +278,12 @@ impl FrozenMatrix {
             // whole blocks, so that 8 bits can be decoded
             let w = self.pairs(first + panel, from..to.next_multiple_of(BLOCK_PAIRS), &mut scratch);
             let shape = [rows, to - from, PANEL.min(width - panel * PANEL)];
+            let next = if is_few { w.len() } else { panel_pairs(self.inputs) * PANEL };
+            let w = PairPanel { values: w, next };
             panel_bf16::panel(shape, &x.pairs[from..], row_step(x.inputs), w, &mut y[panel * PANEL..], y_step, over);
         };
         let (panels, depths) = (0..width.div_ceil(PANEL), (0..pairs).step_by(DEPTH_PAIRS));
-        if rows <= FEW_ROWS {
+        if is_few {
             panels.for_each(|panel| depths.clone().for_each(|from| on(panel, from)));
         } else {
             depths.for_each(|from| panels.clone().for_each(|panel| on(panel, from)));

@@ -52,7 +52,7 @@ pub use frozen::{FrozenMatrix, FrozenNumbers};
 pub use gpt2::{Gpt2Gradient, Gpt2Saved, Gpt2Shape, Gpt2Weights, gpt2_backward, gpt2_forward};
 pub use linear::{LinearGradient, LinearWeights};
 pub use linear_matrix::LinearMatrix;
-pub use logp::{LmHead, LogpForward, LogpGradient, logp_backward, logp_forward};
+pub use logp::{LmHead, LogpGradient, LogpSaved, logp_backward, logp_forward};
 pub use matrix::Matrix;
 pub use norm::{NormGradient, NormWeights};
 pub use optimizer::{AdamWStep, adamw, squares};

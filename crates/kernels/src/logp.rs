@@ -1,5 +1,5 @@
-//! Log-probs of chosen tokens straight from hidden states. No `[N, V]` matrix is kept: the forward pass works on a few
-//! rows at a time, the backward pass makes each panel of logits again.
+//! Log-probs of chosen tokens straight from hidden states. The forward pass works on a few rows and a panel of the vocabulary
+//! at a time. It keeps the logits of as many panels as fit in a budget; the backward pass makes those of the others again.
 
 use crate::buffer::PooledBuffer;
 use crate::linear_matrix::{LeftRows, LinearMatrix, PackedColumns};
@@ -21,13 +21,20 @@ pub struct LmHead<'a> {
     pub hidden: Option<&'a [bool]>,
 }
 
-/// What the forward pass gives.
+/// What the backward pass needs of the forward pass.
 #[derive(Debug, Clone)]
-pub struct LogpForward {
-    /// Of the targets, `[N]`.
-    pub logp: Vec<f32>,
-    /// `log Σ exp(logit)`, `[N]`: all that the backward pass needs.
-    pub log_z: Vec<f32>,
+pub struct LogpSaved {
+    /// `log Σ exp(logit)`, `[N]`
+    log_z: Vec<f32>,
+    /// Of each panel the logits `[rows, width]` of each block of rows; of a panel that is made again, none.
+    logits: Vec<Vec<PooledBuffer>>,
+}
+
+impl LogpSaved {
+    /// Bytes of the logits that were kept.
+    pub fn logits_bytes(&self) -> usize {
+        self.logits.iter().flatten().map(|block| size_of_val::<[f32]>(block)).sum()
+    }
 }
 
 /// What the backward pass gives.
@@ -67,7 +74,7 @@ impl LmHead<'_> {
         HeadRows { states: LeftRows::new(states, count, d, self.matrix), first }
     }
 
-    /// Logits of some rows on a panel, hidden ones at −1e30.
+    /// Logits of some rows on a panel, `[rows, width]`, hidden ones at −1e30.
     fn logits(self, panel: &PackedColumns, rows: &HeadRows<'_>, logits: &mut [f32]) {
         let (width, from) = (panel.columns.len(), panel.columns.start);
         panel.product(&rows.states, logits, width, Accumulate::Write);
@@ -83,37 +90,59 @@ impl LmHead<'_> {
     }
 }
 
-/// Log-probs of `targets` `[N]` after states `[N, D]`.
-pub fn logp_forward(head: LmHead<'_>, states: &[f32], targets: &[i32]) -> LogpForward {
+/// Log-probs of `targets` `[N]` after states `[N, D]`, and what the backward pass needs, in which logits take at most
+/// `logits_memory` bytes.
+pub fn logp_forward(head: LmHead<'_>, states: &[f32], targets: &[i32], logits_memory: usize) -> (Vec<f32>, LogpSaved) {
     let (n, v) = (targets.len(), head.vocabulary);
     let d = states.len() / n.max(1);
+    let (panels, panel_bytes) = (v.div_ceil(PANEL), n.max(1) * PANEL * size_of::<f32>());
+    let saved_panels = panels.min(logits_memory / panel_bytes);
+    // spread evenly, so that each group of the backward pass has as many
+    let is_saved = |from: usize| {
+        let panel = from / PANEL;
+        (panel + 1) * saved_panels / panels > panel * saved_panels / panels
+    };
+    let mut logits = vec![vec![]; panels];
     let mut logp = vec![0f32; n];
     let mut sums = vec![[f32::NEG_INFINITY, 0.0]; n]; // the largest logit m so far, and Σ exp(logit − m)
     for chunk in (0..v).step_by(CHUNK) {
         let starts: Vec<usize> = (chunk..v.min(chunk + CHUNK)).step_by(PANEL).collect();
         let panels: Vec<PackedColumns> = starts.par_iter().map(|&from| head.panel(d, from)).collect();
         let rows = logp.par_chunks_mut(ROWS).zip(sums.par_chunks_mut(ROWS)).zip(targets.par_chunks(ROWS)).enumerate();
-        rows.for_each(|(block, ((logp, sums), targets))| {
-            let mut logits = PooledBuffer::new(ROWS * PANEL);
-            let block = head.rows(states, d, block * ROWS);
-            for panel in &panels {
-                let (from, width) = (panel.columns.start, panel.columns.len());
-                let logits = &mut logits[..targets.len() * width];
-                head.logits(panel, &block, logits);
-                for (((row, logp), sum), &target) in
-                    logits.chunks_exact(width).zip(&mut *logp).zip(&mut *sums).zip(targets)
-                {
-                    if let Some(&logit) = (target as usize).checked_sub(from).and_then(|index| row.get(index)) {
-                        *logp = logit;
-                    }
-                    *sum = add_exp(row, *sum);
+        let of_blocks: Vec<Vec<PooledBuffer>> = rows
+            .map(|(block, ((logp, sums), targets))| {
+                let block = head.rows(states, d, block * ROWS);
+                let (mut scratch, mut saved) = (PooledBuffer::new(ROWS * PANEL), Vec::new());
+                for panel in &panels {
+                    let numbers = targets.len() * panel.columns.len();
+                    let mut to_save = is_saved(panel.columns.start).then(|| PooledBuffer::new(numbers));
+                    let logits = to_save.as_deref_mut().unwrap_or(&mut scratch[..numbers]);
+                    head.logits(panel, &block, logits);
+                    add_panel(logits, panel, targets, logp, sums);
+                    saved.extend(to_save);
                 }
-            }
-        });
+                saved
+            })
+            .collect();
+        for saved in of_blocks {
+            let of_panels = starts.iter().filter(|from| is_saved(**from)).zip(saved);
+            of_panels.for_each(|(from, saved)| logits[from / PANEL].push(saved));
+        }
     }
     let log_z: Vec<f32> = sums.iter().map(|[max, sum]| max + sum.ln()).collect();
     logp.iter_mut().zip(&log_z).for_each(|(logp, log_z)| *logp -= log_z);
-    LogpForward { logp, log_z }
+    (logp, LogpSaved { log_z, logits })
+}
+
+/// Takes the logits of some rows on a panel into their running maximum and sum, and the targets' own.
+fn add_panel(logits: &[f32], panel: &PackedColumns, targets: &[i32], logp: &mut [f32], sums: &mut [[f32; 2]]) {
+    let (from, width) = (panel.columns.start, panel.columns.len());
+    for (((row, logp), sum), &target) in logits.chunks_exact(width).zip(logp).zip(sums).zip(targets) {
+        if let Some(&logit) = (target as usize).checked_sub(from).and_then(|index| row.get(index)) {
+            *logp = logit;
+        }
+        *sum = add_exp(row, *sum);
+    }
 }
 
 /// The gradient of the states, and of the weight if asked, from that of the log-probs `[N]`.
@@ -121,13 +150,14 @@ pub fn logp_backward(
     head: LmHead<'_>,
     states: &[f32],
     targets: &[i32],
-    log_z: &[f32],
+    saved: LogpSaved,
     gradient: &[f32],
     weight_too: bool,
 ) -> LogpGradient {
     let (n, v) = (targets.len(), head.vocabulary);
     let d = states.len() / n.max(1);
-    let panels: Vec<usize> = (0..v).step_by(PANEL).collect();
+    let LogpSaved { log_z, logits } = saved;
+    let mut panels: Vec<(usize, Vec<PooledBuffer>)> = (0..v).step_by(PANEL).zip(logits).collect();
     let group = panels.len().div_ceil(GROUPS);
     let mut weight = vec![0f32; if weight_too { v * d } else { 0 }]; // [V, D]
     let weights: Vec<&mut [f32]> = match weight_too {
@@ -137,22 +167,26 @@ pub fn logp_backward(
     let blocks: Vec<HeadRows<'_>> = (0..n).step_by(ROWS).map(|first| head.rows(states, d, first)).collect();
     // each group: its panels of the weight's gradient, and its part of the states'
     let parts: Vec<PooledBuffer> = panels
-        .par_chunks(group)
+        .par_chunks_mut(group)
         .zip(weights)
         .map(|(panels, mut weight)| {
             let mut d_states = PooledBuffer::new(n * d);
             d_states.fill(0.0);
-            let (mut logits, mut slopes) = (PooledBuffer::new(ROWS * PANEL), PooledBuffer::new(ROWS * PANEL));
-            for &from in panels {
-                let panel = head.panel(d, from);
-                let width = panel.columns.len();
-                let back = head.matrix.packed_back([d, v], panel.columns.clone());
+            let (mut scratch, mut slopes) = (PooledBuffer::new(ROWS * PANEL), PooledBuffer::new(ROWS * PANEL));
+            for (from, saved) in panels {
+                let (from, mut saved) = (*from, std::mem::take(saved).into_iter());
+                let panel = (saved.len() == 0).then(|| head.panel(d, from));
+                let width = PANEL.min(v - from);
+                let back = head.matrix.packed_back([d, v], from..from + width);
                 let d_weight = weight.split_off_mut(..weight.len().min(width * d)).unwrap_or_default();
                 for block in &blocks {
                     let (first, count) = (block.first, block.states.count);
-                    let logits = &mut logits[..count * width];
                     let rows = first..first + count;
-                    head.logits(&panel, block, logits);
+                    let mut from_forward = saved.next();
+                    let logits = from_forward.as_deref_mut().unwrap_or(&mut scratch[..count * width]);
+                    if let Some(panel) = &panel {
+                        head.logits(panel, block, logits);
+                    }
                     let slopes = &mut slopes[..if head.soft_cap.is_some() { logits.len() } else { 0 }];
                     rows::soft_cap_slopes(logits, head.soft_cap.unwrap_or(1.0), slopes);
                     softmax_gradient(logits, width, &log_z[rows.clone()], &gradient[rows.clone()]);

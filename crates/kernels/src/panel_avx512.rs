@@ -1,13 +1,16 @@
 //! Tiles whose sums stay in registers of AVX-512: left to itself the compiler makes vectors of the rows.
 #![expect(unsafe_code, reason = "loads and stores of whole registers")]
 
-use crate::matrix::{Accumulate, FEW_ROWS, LhsTiles, PANEL, ROWS, RhsPanel};
+use crate::matrix::{Accumulate, LhsTiles, PANEL, ROWS, RhsPanel};
 use std::arch::x86_64::{
     __m512, _MM_HINT_T1, _mm_prefetch, _mm512_castpd_ps, _mm512_castps_pd, _mm512_fmadd_ps, _mm512_loadu_ps,
     _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_ps,
     _mm512_shuffle_f32x4, _mm512_storeu_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd,
     _mm512_unpacklo_ps,
 };
+
+/// Tiles that ask memory for what is read next.
+const AHEAD_TILES: usize = 8;
 
 /// # Safety
 /// The processor has AVX-512; `x` holds `[rows, depth]`, `w` `[depth, PANEL]`, `y` rows of `width` numbers.
@@ -24,8 +27,7 @@ pub unsafe fn panel(
     let masks = [mask(width), mask(width.saturating_sub(16))];
     let tiles = rows.div_ceil(ROWS);
     for tile_at in 0..tiles {
-        // of few rows, each of several tiles asks memory for its share of what is read next, while one alone waits in any case
-        let ahead_step = if w.next > 0 && (2..=FEW_ROWS / ROWS).contains(&tiles) { PANEL.div_ceil(tiles) } else { 0 };
+        let ahead_step = if w.next > 0 { ahead_step(tile_at, tiles) } else { 0 };
         let ahead = w.values.as_ptr().wrapping_add(w.next + tile_at * depth * ahead_step);
         let params = TileParams { depth, masks, y_step, over, scale, ahead, ahead_step };
         // SAFETY: the caller's.
@@ -33,14 +35,15 @@ pub unsafe fn panel(
             let x_tile = x.values.as_ptr().add(tile_at * x.tile_step);
             let y_tile = y.as_mut_ptr().add(tile_at * ROWS * y_step);
             match rows - tile_at * ROWS {
-                1 => tile::<1>(x_tile, x, w, y_tile, params),
-                2 => tile::<2>(x_tile, x, w, y_tile, params),
-                3 => tile::<3>(x_tile, x, w, y_tile, params),
-                4 => tile::<4>(x_tile, x, w, y_tile, params),
-                5 => tile::<5>(x_tile, x, w, y_tile, params),
-                6 => tile::<6>(x_tile, x, w, y_tile, params),
-                7 => tile::<7>(x_tile, x, w, y_tile, params),
-                _ => tile::<ROWS>(x_tile, x, w, y_tile, params),
+                1 => tile::<1, 2>(x_tile, x, w, y_tile, params),
+                2 => tile::<2, 2>(x_tile, x, w, y_tile, params),
+                3 => tile::<3, 2>(x_tile, x, w, y_tile, params),
+                4 => tile::<4, 2>(x_tile, x, w, y_tile, params),
+                5 => tile::<5, 2>(x_tile, x, w, y_tile, params),
+                6 => tile::<6, 2>(x_tile, x, w, y_tile, params),
+                7 => tile::<7, 2>(x_tile, x, w, y_tile, params),
+                _ if width <= 16 => tile::<ROWS, 1>(x_tile, x, w, y_tile, params),
+                _ => tile::<ROWS, 2>(x_tile, x, w, y_tile, params),
             }
         }
     }
@@ -59,12 +62,18 @@ struct TileParams {
     ahead_step: usize,
 }
 
-/// `M` rows from `x_tile` on.
+/// `M` rows from `x_tile` on; `H` halves of the panel are wanted.
 #[target_feature(enable = "avx512f")]
 #[inline]
-unsafe fn tile<const M: usize>(x_tile: *const f32, x: LhsTiles<'_>, w: RhsPanel<'_>, y: *mut f32, params: TileParams) {
+unsafe fn tile<const M: usize, const H: usize>(
+    x_tile: *const f32,
+    x: LhsTiles<'_>,
+    w: RhsPanel<'_>,
+    y: *mut f32,
+    params: TileParams,
+) {
     let TileParams { depth, masks, y_step, over, scale, ahead, ahead_step } = params;
-    let mut sums = [[_mm512_setzero_ps(); 2]; M];
+    let mut sums = [[_mm512_setzero_ps(); H]; M];
     let (mut x_at, mut w_at) = (x_tile, w.values.as_ptr());
     for k in 0..depth {
         // SAFETY: the caller's: there are so many inputs.
@@ -72,10 +81,11 @@ unsafe fn tile<const M: usize>(x_tile: *const f32, x: LhsTiles<'_>, w: RhsPanel<
             if ahead_step > 0 {
                 _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(k * ahead_step).cast()); // reads nothing, wherever it points
             }
-            let w = [_mm512_loadu_ps(w_at), _mm512_loadu_ps(w_at.add(16))];
+            let mut w = [_mm512_setzero_ps(); H];
+            w.iter_mut().enumerate().for_each(|(half, w)| *w = _mm512_loadu_ps(w_at.add(16 * half)));
             for (i, sums) in sums.iter_mut().enumerate() {
                 let x = _mm512_set1_ps(*x_at.add(i * x.row_step));
-                *sums = [_mm512_fmadd_ps(x, w[0], sums[0]), _mm512_fmadd_ps(x, w[1], sums[1])];
+                sums.iter_mut().zip(w).for_each(|(sum, w)| *sum = _mm512_fmadd_ps(x, w, *sum));
             }
         }
         x_at = x_at.wrapping_add(x.input_step);
@@ -143,6 +153,13 @@ fn transposed(x: [__m512; 16]) -> [__m512; 16] {
         out[12 + j] = _mm512_shuffle_f32x4::<0xdd>(odd, odd2);
     }
     out
+}
+
+/// Numbers that a tile asks of memory an input: each of the first tiles its share of what is read next, while one alone waits for
+/// memory in any case.
+pub fn ahead_step(tile: usize, tiles: usize) -> usize {
+    let asking = tiles.min(AHEAD_TILES);
+    if tiles > 1 && tile < asking { PANEL.div_ceil(asking) } else { 0 }
 }
 
 /// The first so many lanes of a register.

@@ -1,9 +1,10 @@
 //! Tiles whose sums stay in registers of AVX-512, multiplied by `vdpbf16ps`; and the transpose of a block.
 #![expect(unsafe_code, reason = "loads and stores of whole registers")]
 
-use crate::matrix::{Accumulate, FEW_ROWS, PANEL, ROWS};
+use crate::matrix::{Accumulate, PANEL, ROWS};
 use crate::pair::Pair;
-use crate::panel_avx512::mask;
+use crate::panel_avx512::{ahead_step, mask};
+use crate::panel_bf16::PairPanel;
 use std::arch::x86_64::{
     __m512bh, __m512i, _MM_HINT_T1, _mm_prefetch, _mm_set_epi8, _mm512_add_ps, _mm512_broadcast_i32x4,
     _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_epi32,
@@ -18,7 +19,7 @@ pub unsafe fn panel(
     [rows, depth, width]: [usize; 3],
     x: &[Pair],
     x_step: usize,
-    w: &[Pair],
+    w: PairPanel<'_>,
     y: &mut [f32],
     y_step: usize,
     over: Accumulate,
@@ -26,14 +27,12 @@ pub unsafe fn panel(
     let masks = [mask(width), mask(width.saturating_sub(16))];
     let tiles = rows.div_ceil(ROWS);
     for (index, first) in (0..rows).step_by(ROWS).enumerate() {
-        // of few rows, what is read after this part of the panel stands behind it: each of several tiles asks memory for its share
-        // of that, while one alone waits for memory in any case
-        let step = if (2..=FEW_ROWS / ROWS).contains(&tiles) { PANEL.div_ceil(tiles) } else { 0 };
-        let ahead = w.as_ptr().wrapping_add(depth * PANEL + index * depth * step);
+        let step = ahead_step(index, tiles);
+        let ahead = w.values.as_ptr().wrapping_add(w.next + index * depth * step);
         let params = TileParams { depth, x_step, masks, y_step, over, ahead, ahead_step: step };
         // SAFETY: the caller's.
         unsafe {
-            let (x, w, y) = (x.as_ptr().add(first * x_step), w.as_ptr(), y.as_mut_ptr().add(first * y_step));
+            let (x, w, y) = (x.as_ptr().add(first * x_step), w.values.as_ptr(), y.as_mut_ptr().add(first * y_step));
             match rows - first {
                 1 => tile::<1>(x, w, y, params),
                 2 => tile::<2>(x, w, y, params),

@@ -6,6 +6,14 @@ use crate::simd::simd_dispatch;
 
 /// Pairs of inputs of a panel worked on at a time: they stay in the first cache.
 pub const DEPTH_PAIRS: usize = 256;
+/// A panel: rows of 32 pairs.
+#[derive(Debug, Clone, Copy)]
+pub struct PairPanel<'a> {
+    pub values: &'a [Pair],
+    /// How far on the panel begins that will be read next: it comes from memory while this one is worked on.
+    pub next: usize,
+}
+
 /// Rows of a tile where no instruction multiplies bf16.
 const PLAIN_ROWS: usize = 4;
 /// Columns of such a tile.
@@ -20,12 +28,12 @@ pub fn panel(
     [rows, depth, width]: [usize; 3],
     x: &[Pair],
     x_step: usize,
-    w: &[Pair],
+    w: PairPanel<'_>,
     y: &mut [f32],
     y_step: usize,
     over: Accumulate,
 ) {
-    let holds = (rows - 1) * x_step + depth <= x.len() && depth * PANEL <= w.len();
+    let holds = (rows - 1) * x_step + depth <= x.len() && depth * PANEL <= w.values.len();
     assert!(holds && (rows - 1) * y_step + width <= y.len() && width <= PANEL, "a slice is too short");
     #[cfg(target_arch = "x86_64")]
     if crate::simd::has_bf16() {
@@ -36,7 +44,7 @@ pub fn panel(
         }
         return;
     }
-    plain_panel([rows, depth, width], x, x_step, w, y, y_step, over);
+    plain_panel([rows, depth, width], x, x_step, w.values, y, y_step, over);
 }
 
 simd_dispatch! {
@@ -138,7 +146,7 @@ mod tests {
             for over in [Accumulate::Add, Accumulate::Write] {
                 let before: Vec<f32> = (0..rows * 40).map(|i| i as f32 / 7.0).collect();
                 let [mut wide, mut plain] = [before.clone(), before.clone()];
-                panel([rows, depth, width], &x, depth + 3, &w, &mut wide, 40, over);
+                panel([rows, depth, width], &x, depth + 3, PairPanel { values: &w, next: 0 }, &mut wide, 40, over);
                 plain_panel([rows, depth, width], &x, depth + 3, &w, &mut plain, 40, over);
                 assert_eq!(wide, plain, "{rows} {depth} {width}");
                 let products = |i: usize, j: usize| -> Vec<f64> {

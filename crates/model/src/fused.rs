@@ -15,7 +15,7 @@ use burn_autodiff::ops::{Backward, Ops, OpsKind};
 use burn_flex::FlexTensor;
 use duel_kernels::{
     BlockSaved, BlockShape, BlockWeights, FrozenMatrix, Gpt2Saved, Gpt2Shape, Gpt2Weights, LinearMatrix, LinearWeights,
-    LmHead, N_LINEAR, N_NORM, NormWeights, PooledBuffer, RopeAndPadding, RopeTables,
+    LmHead, LogpSaved, N_LINEAR, N_NORM, NormWeights, PooledBuffer, RopeAndPadding, RopeTables,
 };
 use std::sync::Arc;
 
@@ -103,6 +103,8 @@ pub struct LogpPlan {
     pub soft_cap: Option<f32>,
     /// `[T, V]`, true = cannot be said.
     pub hidden: Option<Arc<Vec<bool>>>,
+    /// Bytes of logits that the forward pass keeps at most where there is a backward pass.
+    pub logits_memory: usize,
 }
 
 /// The fused operations.
@@ -315,6 +317,13 @@ impl LogpPlan {
         };
         LmHead { matrix, vocabulary, soft_cap, hidden }
     }
+
+    /// Log-probs `[N]`, and what the backward pass needs.
+    fn forward(&self, states: &FlexTensor, weight: &FlexTensor, logits_memory: usize) -> (FlexTensor, LogpSaved) {
+        let (head, targets) = (self.head(weight), &self.targets);
+        let (logp, saved) = duel_kernels::logp_forward(head, as_slice(states), targets, logits_memory);
+        (FlexTensor::from_data(TensorData::new(logp, [targets.len()])), saved)
+    }
 }
 
 impl Fused for Flex {
@@ -333,9 +342,7 @@ impl Fused for Flex {
     }
 
     fn chosen_logp(states: FloatTensor<Self>, weight: FloatTensor<Self>, plan: LogpPlan) -> FloatTensor<Self> {
-        let (states, weight) = (states.to_contiguous(), weight.to_contiguous());
-        let logp = duel_kernels::logp_forward(plan.head(&weight), as_slice(&states), &plan.targets).logp;
-        FlexTensor::from_data(TensorData::new(logp, [plan.targets.len()]))
+        plan.forward(&states.to_contiguous(), &weight.to_contiguous(), 0).0
     }
 
     fn frozen_product(x: FloatTensor<Self>, matrix: FrozenFactor) -> FloatTensor<Self> {
@@ -465,18 +472,18 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
         #[derive(Debug)]
         struct TokenLogpBackward;
         impl Backward<Flex, 2> for TokenLogpBackward {
-            type State = (FlexTensor, FlexTensor, LogpPlan, Vec<f32>);
+            type State = (FlexTensor, FlexTensor, LogpPlan, LogpSaved);
 
             fn backward(self, ops: Ops<Self::State, 2>, gradients: &mut Gradients, _: &mut Checkpointer) {
                 let gradient = gradients.consume::<Flex>(&ops.node).to_contiguous();
-                let (states, weight, plan, log_z) = ops.state;
+                let (states, weight, plan, saved) = ops.state;
                 let [for_states, for_weight] = ops.parents;
                 let (head, targets) = (plan.head(&weight), &plan.targets);
                 let (states_numbers, needed) = (as_slice(&states), for_weight.is_some());
                 let forward = 2.0 * (head.matrix.len() * targets.len()) as f64;
                 count(|counted| counted.heads_back += forward * if needed { 2.0 } else { 1.0 });
                 let backward =
-                    duel_kernels::logp_backward(head, states_numbers, targets, &log_z, as_slice(&gradient), needed);
+                    duel_kernels::logp_backward(head, states_numbers, targets, saved, as_slice(&gradient), needed);
                 if let Some(node) = for_states {
                     gradients.register::<Flex>(node.id, tensor(backward.states, &states));
                 }
@@ -487,11 +494,12 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
         }
         let nodes = [states.node(), weight.node()];
         let (states, weight) = (states.primitive().to_contiguous(), weight.primitive().to_contiguous());
-        let forward = duel_kernels::logp_forward(plan.head(&weight), as_slice(&states), &plan.targets);
-        let logp = FlexTensor::from_data(TensorData::new(forward.logp, [plan.targets.len()]));
         match TokenLogpBackward.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((states, weight, plan, forward.log_z), logp),
-            OpsKind::UnTracked(prep) => prep.finish(logp),
+            OpsKind::Tracked(prep) => {
+                let (logp, saved) = plan.forward(&states, &weight, plan.logits_memory);
+                prep.finish((states, weight, plan, saved), logp)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(plan.forward(&states, &weight, 0).0),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Tensors on the host: numbers with their shape.
 
 use burn::tensor::Tensor;
+use rayon::prelude::*;
 
 /// One parameter on the host.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,9 +23,16 @@ pub fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.into_data().try_into_vec::<f32>().expect("all models are f32")
 }
 
-/// Appends a float tensor's values.
-pub fn append<const D: usize>(tensor: Tensor<D>, to: &mut Vec<f32>) {
-    to.extend_from_slice(tensor.into_data().as_slice().expect("all models are f32"));
+/// Writes parts one after another, in place of what `flat` holds: each of so many numbers, zeros where there is none.
+pub fn concatenate(parts: &[(usize, Option<Vec<f32>>)], flat: &mut Vec<f32>) {
+    flat.resize(parts.iter().map(|(count, _)| count).sum(), 0.0);
+    let mut rest = flat.as_mut_slice();
+    let slices = parts.iter().map(|(count, _)| rest.split_off_mut(..*count).expect("room for every part"));
+    let slices: Vec<&mut [f32]> = slices.collect();
+    slices.into_par_iter().zip(parts).for_each(|(slice, (_, part))| match part {
+        Some(part) => slice.copy_from_slice(part),
+        None => slice.fill(0.0),
+    });
 }
 
 /// A matrix of the given rows and columns, row by row, transposed.

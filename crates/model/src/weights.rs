@@ -2,12 +2,13 @@
 
 use crate::file_dtype::FileDType;
 use crate::file_tensor::FileTensor;
-pub use crate::host_tensor::{HostTensor, NamedTensor, append, host, transposed};
+pub use crate::host_tensor::{HostTensor, NamedTensor, concatenate, host, transposed};
 use crate::weight_store::WeightStore;
 use crate::{Error, Result};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Tensor, TensorData};
 use duel_spec::ids::Hasher;
+use rayon::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::Write;
@@ -71,20 +72,18 @@ pub fn with_trained<M: Module>(module: M, flat: &[f32]) -> M {
 }
 
 fn fill<M: Module>(module: M, flat: &[f32], trained_only: bool) -> M {
-    struct FillParams<'a> {
+    struct FillParams {
         trained_only: bool,
-        flat: &'a [f32],
-        offset: usize,
+        values: VecDeque<Vec<f32>>,
     }
-    impl ModuleMapper for FillParams<'_> {
+    impl ModuleMapper for FillParams {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
             if self.trained_only && !param.val().is_require_grad() {
                 return param;
             }
             let (id, tensor, mapper) = param.consume();
             let shape = tensor.shape();
-            let values = self.flat[self.offset..self.offset + shape.num_elements()].to_vec();
-            self.offset += values.len();
+            let values = self.values.pop_front().expect("values of every parameter");
             let mut fresh = Tensor::from_data(TensorData::new(values, shape), &tensor.device());
             if tensor.is_require_grad() {
                 fresh = fresh.require_grad();
@@ -92,7 +91,24 @@ fn fill<M: Module>(module: M, flat: &[f32], trained_only: bool) -> M {
             Param::from_mapped_value(id, fresh, mapper)
         }
     }
-    module.map(&mut FillParams { trained_only, flat, offset: 0 })
+    struct CountNumbers {
+        trained_only: bool,
+        counts: Vec<usize>,
+    }
+    impl ModuleVisitor for CountNumbers {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if !self.trained_only || param.val().is_require_grad() {
+                self.counts.push(param.shape().num_elements());
+            }
+        }
+    }
+    let mut numbers = CountNumbers { trained_only, counts: vec![] };
+    module.visit(&mut numbers);
+    let mut rest = flat;
+    let parts: Vec<&[f32]> =
+        numbers.counts.iter().map(|&count| rest.split_off(..count).expect("numbers of every parameter")).collect();
+    let values: Vec<Vec<f32>> = parts.into_par_iter().map(<[f32]>::to_vec).collect();
+    module.map(&mut FillParams { trained_only, values: values.into() })
 }
 
 /// Name and shape of every float parameter in the module's fixed order.

@@ -145,6 +145,7 @@ fn its_adapters_have_the_gradient_of_f32_but_for_rounding() {
             let difference = norm(of_whole.iter().zip(&of_rounded).map(|(a, b)| a - b));
             let share = difference / norm(of_whole.iter().copied());
             assert!(share > 1e-6 && share < 0.03, "{name}, {numbers:?}: {share}");
+            assert_eq!(gradient(rounded.clone().with_logits_memory(1 << 20)), of_rounded, "{name}, {numbers:?}");
             assert_eq!(gradient(rounded.with_recomputed_blocks()), of_rounded, "{name}, {numbers:?}");
         }
     }

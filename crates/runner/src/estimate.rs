@@ -334,14 +334,19 @@ impl<'a> Estimator<'a> {
                 ModelNumbers::Bf16 => 2.0, // a decoder shares it
                 ModelNumbers::Q8 => 1.0 + 4.0 / 32.0,
             };
-            return bytes * parameters + 4.0 * activations + PRETRAINED_MEMORY;
+            return bytes * parameters + 4.0 * activations + self.logits_memory(batch.min(64.0)) + PRETRAINED_MEMORY;
         }
         let parameters = (layers * self.sizes.config.block_matrices() + width * (vocabulary + context)) as f64;
         let tokens = batch * self.sizes.space.context() as f64;
         let vectors = if self.experiment.learner.recompute { 2.0 } else { 14.0 }; // vectors of the width a layer and token
         let activations = tokens * (layers * width) as f64 * vectors;
-        let logits = 2.0 * batch * (self.sizes.space.response_tokens * vocabulary) as f64;
-        4.0 * (TRAINED * models * parameters + activations + logits)
+        4.0 * (TRAINED * models * parameters + activations) + self.logits_memory(batch)
+    }
+
+    /// Bytes of the logits of so many rows that a step keeps for its backward pass.
+    fn logits_memory(&self, batch: f64) -> f64 {
+        let logits = batch * (self.sizes.space.response_tokens * self.sizes.config.vocabulary) as f64;
+        (4.0 * logits).min(self.experiment.learner.logits_bytes() as f64)
     }
 }
 

@@ -130,7 +130,7 @@ impl Plan {
     ) -> Result<Self> {
         let mut plan = Self { stages: vec![] };
         let world = world_settings(experiment, judge)?;
-        let learner = &experiment.learner;
+        let learner = learner_settings(experiment);
         let pretrained = experiment.is_pretrained();
         let (model, rm_settings) = (model_settings(experiment)?, rm_settings(experiment)?);
         let mut shared = vec![];
@@ -238,6 +238,15 @@ fn model_settings(experiment: &Experiment) -> Result<Value> {
     })
 }
 
+/// What a stage's key holds of the optimizer's settings: those that can change a number.
+fn learner_settings(experiment: &Experiment) -> Value {
+    let mut settings = json!(&experiment.learner);
+    if let Some(settings) = settings.as_object_mut() {
+        settings.remove("logits_memory");
+    }
+    settings
+}
+
 /// What a stage's key holds of the reward model's settings.
 fn rm_settings(experiment: &Experiment) -> Result<Value> {
     let rm = &experiment.stages.rm;
@@ -341,6 +350,14 @@ mod tests {
         for (a, b) in before.stages.iter().zip(&more_rows.stages) {
             assert_eq!(a.id == b.id, a.kind == StageKind::Sft, "{}", a.label());
         }
+    }
+
+    #[test]
+    fn a_setting_that_changes_no_number_is_in_no_key() {
+        let (before, after) = (plan(TEXT), plan(&format!("{TEXT}[learner]\nlogits_memory = 1\n")));
+        assert!(moved(&before, &after).is_empty());
+        let other = plan(&format!("{TEXT}[learner]\nclip_norm = 2.0\n"));
+        assert!(!moved(&before, &other).is_empty());
     }
 
     /// Labels of the stages whose hashes are not the same.

@@ -67,6 +67,8 @@ pub struct LearnerSettings {
     pub decay_embeddings: bool,
     pub accumulate: usize,
     pub recompute: bool,
+    /// Megabytes; it changes no number.
+    pub logits_memory: usize,
     pub clip_norm: f64,
     pub schedule: Schedule,
     pub warmup: f64,
@@ -84,5 +86,10 @@ impl LearnerSettings {
     /// The values in `defaults.toml`.
     pub fn defaults() -> Self {
         typed_default(&["learner"])
+    }
+
+    /// `logits_memory`, bytes.
+    pub fn logits_bytes(&self) -> usize {
+        self.logits_memory * 1_000_000
     }
 }

@@ -341,27 +341,27 @@ impl<M: Module> Learner<M> {
 
     /// The same in a given allocation.
     fn gradient_in(&self, mut flat: Vec<f32>, module: &M, loss: Tensor<1>) -> Vec<f32> {
-        struct CollectGradients<'a> {
-            gradients: &'a mut GradientsParams,
-            flat: Vec<f32>,
+        struct CollectGradients {
+            gradients: GradientsParams,
+            /// Of each trained parameter its size and, where the loss reaches it, its gradient.
+            parts: Vec<(usize, Option<Vec<f32>>)>,
         }
-        impl ModuleVisitor for CollectGradients<'_> {
+        impl ModuleVisitor for CollectGradients {
             fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-                match self.gradients.remove::<D>(param.id) {
-                    Some(gradient) => weights::append(gradient, &mut self.flat),
-                    None if !param.val().is_require_grad() => {}
-                    None => self.flat.resize(self.flat.len() + param.shape().num_elements(), 0.0),
+                let gradient = self.gradients.remove::<D>(param.id).map(weights::host);
+                if gradient.is_some() || param.val().is_require_grad() {
+                    self.parts.push((param.shape().num_elements(), gradient));
                 }
             }
         }
-        let mut gradients = GradientsParams::from_grads(loss.backward(), module);
-        flat.clear();
-        let mut collect = CollectGradients { gradients: &mut gradients, flat };
+        let gradients = GradientsParams::from_grads(loss.backward(), module);
+        let mut collect = CollectGradients { gradients, parts: vec![] };
         module.visit(&mut collect);
+        weights::concatenate(&collect.parts, &mut flat);
         if let Some(dropout) = &self.dropout {
-            dropout.apply(&mut collect.flat); // the gradient of the weights before dropout
+            dropout.apply(&mut flat); // the gradient of the weights before dropout
         }
-        collect.flat
+        flat
     }
 }
 

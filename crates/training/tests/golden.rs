@@ -50,6 +50,7 @@ fn settings(params: &Node, clip: &Value) -> LearnerSettings {
         decay_embeddings: true,
         accumulate: 1,
         recompute: false,
+        logits_memory: 0,
         clip_norm: clip.as_f64().unwrap_or(f64::INFINITY),
         schedule: match total {
             Some(_) if cycles.is_some() => Schedule::Cosine,

@@ -3,6 +3,7 @@
 mod block;
 
 use duel_kernels::*;
+use std::sync::Arc;
 
 /// Numbers between −1 and 1 that look random.
 fn numbers(seed: u64, n: usize) -> Vec<f32> {
@@ -209,10 +210,10 @@ fn check_logp(n: usize, d: usize, v: usize, tied: bool, soft_cap: Option<f32>, h
     };
     let matrix = LinearMatrix::F32 { values: &weight, turned: tied };
     let head = LmHead { matrix, vocabulary: v, soft_cap, hidden };
-    let LogpForward { logp, log_z } = logp_forward(head, &states, &targets);
+    let (logp, saved) = logp_forward(head, &states, &targets, usize::MAX);
     close("log-probs", &logp, &exact(&wide(&states), &wide(&weight)), 2e-6);
 
-    let actual = logp_backward(head, &states, &targets, &log_z, &gradient, true);
+    let actual = logp_backward(head, &states, &targets, saved.clone(), &gradient, true);
     let loss = |logp: Vec<f64>| logp.iter().zip(&gradient).map(|(x, c)| x * f64::from(*c)).sum::<f64>();
     let some = |n: usize| (0..n).step_by(n / 25 + 1).collect::<Vec<_>>();
     let pick = |all: &[f32], entries: &[usize]| entries.iter().map(|&i| all[i]).collect::<Vec<_>>();
@@ -222,7 +223,39 @@ fn check_logp(n: usize, d: usize, v: usize, tied: bool, soft_cap: Option<f32>, h
     let entries = some(weight.len());
     let by_differences = differences(&weight, &entries, |weight| loss(exact(&wide(&states), weight)));
     close("gradient of weight", &pick(&actual.weight.expect("asked"), &entries), &by_differences, 1e-5);
-    assert!(logp_backward(head, &states, &targets, &log_z, &gradient, false).weight.is_none());
+    assert!(logp_backward(head, &states, &targets, saved, &gradient, false).weight.is_none());
+}
+
+/// Frozen heads have no gradient of their own.
+#[test]
+fn kept_logits_change_no_bit() {
+    // three blocks of rows, seven panels of tokens
+    let (n, d, v) = (300, 40, 3210);
+    let (states, weight, gradient) = (numbers(1, n * d), numbers(2, d * v), numbers(3, n));
+    let targets: Vec<i32> = (0..n).map(|i| ((i * 37) % v) as i32).collect();
+    let hidden: Vec<bool> = (0..5 * v).map(|i| i % 3 == 1 && i % 37 != 0).collect();
+    let frozen = |numbers| Arc::new(FrozenMatrix::new(Matrix::rows(&weight, v), d, v, numbers));
+    let [bf16, q8] = [FrozenNumbers::Bf16, FrozenNumbers::Q8].map(frozen);
+    let f32_head = |turned| LinearMatrix::F32 { values: &weight, turned };
+    let heads = [f32_head(true), f32_head(false), LinearMatrix::Frozen(&bf16), LinearMatrix::Frozen(&q8)];
+    for (matrix, soft_cap, hidden) in heads.into_iter().flat_map(|x| [(x, None, None), (x, Some(0.7), Some(&*hidden))])
+    {
+        let head = LmHead { matrix, vocabulary: v, soft_cap, hidden };
+        let whole = 4 * n * v;
+        let run = |logits_memory: usize| {
+            let (logp, saved) = logp_forward(head, &states, &targets, logits_memory);
+            let bytes = saved.logits_bytes();
+            assert!(bytes <= logits_memory && bytes + 4 * n * 1024 > whole.min(logits_memory), "{bytes}");
+            let weight_too = matches!(matrix, LinearMatrix::F32 { .. });
+            let LogpGradient { states, weight } = logp_backward(head, &states, &targets, saved, &gradient, weight_too);
+            let bits = |numbers: Vec<f32>| numbers.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+            [bits(logp), bits(states), bits(weight.unwrap_or_default())]
+        };
+        let expected = run(0);
+        for logits_memory in [4 * n * 512, whole / 2, whole - 1, whole, usize::MAX] {
+            assert_eq!(run(logits_memory), expected, "{logits_memory} of {whole} bytes");
+        }
+    }
 }
 
 #[test]

@@ -33,6 +33,8 @@ pub struct Policy {
     frozen_head: Option<Arc<FrozenMatrix>>,
     #[module(skip)]
     logit_spec: LogitSpec,
+    /// Bytes of logits that log-probs keep for their backward pass at most.
+    logits_memory: usize,
 }
 
 impl Policy {
@@ -66,7 +68,7 @@ impl Policy {
             }
             head
         });
-        Self { body, head, frozen_head: None, logit_spec: config.architecture.logits.clone() }
+        Self { body, head, frozen_head: None, logit_spec: config.architecture.logits.clone(), logits_memory: 0 }
     }
 
     /// Logits after each token from column `from` on.
@@ -113,7 +115,8 @@ impl Policy {
         count(|counted| counted.heads += (2 * width * vocabulary * b * t) as f64);
         let targets = Arc::new(targets.into_data().iter::<i32>().collect());
         let soft_cap = self.logit_spec.soft_cap.map(|cap| cap as f32);
-        let plan = LogpPlan { targets, vocabulary, tied, frozen, soft_cap, hidden };
+        let logits_memory = self.logits_memory;
+        let plan = LogpPlan { targets, vocabulary, tied, frozen, soft_cap, hidden, logits_memory };
         Some(fused::chosen_logp(states.reshape([b * t, width]), weight, plan).reshape([b, t]))
     }
 
@@ -257,6 +260,12 @@ impl Policy {
     /// Blocks of composed operations keep what they made.
     pub fn with_recomputed_blocks(mut self) -> Self {
         self.body.recompute = true;
+        self
+    }
+
+    /// The model whose fused log-probs keep so many bytes of logits at most for the backward pass, which makes the others again.
+    pub fn with_logits_memory(mut self, bytes: usize) -> Self {
+        self.logits_memory = bytes;
         self
     }
 

@@ -8,7 +8,7 @@ use duel_data::World;
 use duel_data::grammar::GrammarWorld;
 use duel_data::pairs::PreferenceRow;
 use duel_model::{Activation, Architecture, Gpt2, Llama, Policy, Qwen2, Responses, TransformerConfig};
-use duel_spec::{GrammarSettings, ModelNumbers, ModelShape, Split, TokenSpec, seeds};
+use duel_spec::{GrammarSettings, LearnerSettings, ModelNumbers, ModelShape, Split, TokenSpec, seeds};
 use duel_training::PairBatch;
 use rand::RngExt;
 
@@ -135,6 +135,7 @@ impl Shape {
 
     pub(super) fn policy(&self, device: &Device) -> Policy {
         let policy = Policy::new(&self.config, &mut seeds::derive(0, "bench", 0, "init"), device);
+        let policy = policy.with_logits_memory(LearnerSettings::defaults().logits_bytes());
         match frozen_numbers(self.numbers) {
             Some(numbers) => policy.rounded(numbers),
             None => policy,

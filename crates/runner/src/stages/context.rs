@@ -104,11 +104,14 @@ impl StageContext<'_> {
 
     /// A new policy, ready to train.
     pub fn fresh_policy(&self, world: &dyn World, rng: &mut seeds::Rng) -> Result<Policy> {
-        Ok(self.with_recompute(Policy::new(&self.config(world)?, rng, &self.train_device())))
+        Ok(self.with_memory_settings(Policy::new(&self.config(world)?, rng, &self.train_device())))
     }
 
-    pub fn with_recompute(&self, policy: Policy) -> Policy {
-        if self.experiment.learner.recompute { policy.with_recomputed_blocks() } else { policy }
+    /// A policy that keeps for the backward pass what the learner's settings say.
+    pub fn with_memory_settings(&self, policy: Policy) -> Policy {
+        let learner = &self.experiment.learner;
+        let policy = policy.with_logits_memory(learner.logits_bytes());
+        if learner.recompute { policy.with_recomputed_blocks() } else { policy }
     }
 
     /// The pretrained model, without gradient: read once, and shared by all that start from it.
@@ -125,7 +128,7 @@ impl StageContext<'_> {
             None if settings.mapped => model.mapped(context, &self.device)?,
             None => model.policy(context, &self.device)?,
         };
-        let policy = self.with_recompute(policy).no_grad();
+        let policy = self.with_memory_settings(policy).no_grad();
         Ok(self.models.pretrained.get_or_init(|| policy).clone())
     }
 
@@ -150,7 +153,7 @@ impl StageContext<'_> {
         }
         if self.models.reward.get().is_none() {
             let model = PretrainedReward::open(&sources::model(Path::new(&settings.from))?)?;
-            let (config, body) = (model.config()?, self.with_recompute(model.body(&self.device)?).no_grad());
+            let (config, body) = (model.config()?, self.with_memory_settings(model.body(&self.device)?).no_grad());
             let body = if settings.lora || settings.steps == 0 { self.frozen(body) } else { body };
             return Ok(Some(self.models.reward.get_or_init(|| RewardStart { model, config, body })));
         }
@@ -219,7 +222,7 @@ impl StageContext<'_> {
         if self.experiment.is_pretrained() && !folder.file(POLICY).is_file() {
             return Ok(peft::read_adapter(folder.path(), &self.config(world)?, under()?, &self.device)?);
         }
-        let shape = self.with_recompute(Policy::zeros(&self.config(world)?, &self.device));
+        let shape = self.with_memory_settings(Policy::zeros(&self.config(world)?, &self.device));
         Ok(weights::load(shape, &folder.file(POLICY))?)
     }
 

@@ -278,7 +278,9 @@ pub fn learned_reward(context: &StageContext<'_>, loaded: &LoadedWorld) -> Resul
             None => {
                 let file = folder.file(&file_name(i));
                 let body = match (settings.lora, settings.is_pretrained()) {
-                    (false, false) => context.with_recompute(Policy::zeros(&context.config(world)?, &context.device)),
+                    (false, false) => {
+                        context.with_memory_settings(Policy::zeros(&context.config(world)?, &context.device))
+                    }
                     _ => body(context, world)?,
                 };
                 let shape = scalar_on(context, context.on_train_device(body), i)?;

@@ -45,6 +45,7 @@ pub(crate) enum Constraint {
     /// Tokens of a text.
     Tokens,
     Seconds,
+    Megabytes,
 }
 
 /// The largest and the smallest positive real number: within the range of single precision.
@@ -68,6 +69,7 @@ impl Constraint {
             Self::Batch => (1.0, 65536.0),
             Self::Tokens => (1.0, 1_048_576.0),
             Self::Seconds => (SMALLEST, 86_400.0),
+            Self::Megabytes => (0.0, 1e6),
             Self::Fraction => (0.0, 1.0),
             Self::BelowOne => (0.0, 1.0f64.next_down()),
             Self::BelowHalf => (0.0, 0.5f64.next_down()),
@@ -88,6 +90,7 @@ impl Constraint {
             Self::Positive => format!("a number above 0, from {SMALLEST:e} to {LARGEST:e}"),
             Self::NotNegative => format!("a number of at least 0 and at most {LARGEST:e}"),
             Self::Seconds => format!("seconds, above 0 and at most {high}"),
+            Self::Megabytes => format!("megabytes, an integer from {low} to {high}"),
             Self::Fraction => "a number from 0 to 1".into(),
             Self::BelowOne => "a number of at least 0 and below 1".into(),
             Self::BelowHalf => "a number of at least 0 and below 0.5".into(),
@@ -128,6 +131,7 @@ const RANGES: &[(&str, Constraint)] = &[
     ("learner.lion_beta1", Constraint::BelowOne),
     ("learner.lion_beta2", Constraint::BelowOne),
     ("learner.accumulate", Constraint::Batch),
+    ("learner.logits_memory", Constraint::Megabytes),
     ("learner.weight_decay", Constraint::NotNegative),
     ("learner.clip_norm", Constraint::Positive),
     ("learner.warmup", Constraint::BelowOne),
