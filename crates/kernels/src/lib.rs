@@ -12,6 +12,7 @@
 
 mod activation;
 mod attention;
+mod attention_batch;
 mod block;
 mod block_backward;
 mod buffer;
