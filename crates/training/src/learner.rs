@@ -244,7 +244,8 @@ impl<M: Module> Learner<M> {
             return Err(invariants::diverged(self.state.step, "the loss", value));
         }
         let spare = std::mem::take(&mut self.spare);
-        let gradient = self.gradient_in(spare, self.module(), loss * share);
+        let loss = if share == 1.0 { loss } else { loss * share };
+        let gradient = self.gradient_in(spare, self.module(), loss);
         self.pending.loss += value * share;
         self.pending.share += share;
         if self.pending.gradient.is_empty() {
