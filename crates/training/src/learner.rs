@@ -4,8 +4,7 @@ use crate::dropout::Dropout;
 use crate::optimizer::{Optimizer, StepNorms};
 use crate::{Result, invariants, schedule::rate};
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
-use burn::optim::GradientsParams;
-use burn::tensor::Tensor;
+use burn::tensor::{Gradients, Tensor};
 use duel_model::weights;
 use duel_spec::LearnerSettings;
 use serde::{Deserialize, Serialize};
@@ -342,22 +341,22 @@ impl<M: Module> Learner<M> {
 
     /// The same in a given allocation.
     fn gradient_in(&self, mut flat: Vec<f32>, module: &M, loss: Tensor<1>) -> Vec<f32> {
-        struct CollectGradients<'a> {
-            gradients: &'a mut GradientsParams,
+        struct CollectGradients {
+            gradients: Gradients,
             flat: Vec<f32>,
         }
-        impl ModuleVisitor for CollectGradients<'_> {
+        impl ModuleVisitor for CollectGradients {
             fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-                match self.gradients.remove::<D>(param.id) {
+                let tensor = param.val();
+                match tensor.grad_remove(&mut self.gradients) {
                     Some(gradient) => weights::append(gradient, &mut self.flat),
-                    None if !param.val().is_require_grad() => {}
-                    None => self.flat.resize(self.flat.len() + param.shape().num_elements(), 0.0),
+                    None if !tensor.is_require_grad() => {}
+                    None => self.flat.resize(self.flat.len() + tensor.shape().num_elements(), 0.0),
                 }
             }
         }
-        let mut gradients = GradientsParams::from_grads(loss.backward(), module);
         flat.clear();
-        let mut collect = CollectGradients { gradients: &mut gradients, flat };
+        let mut collect = CollectGradients { gradients: loss.backward(), flat };
         module.visit(&mut collect);
         if let Some(dropout) = &self.dropout {
             dropout.apply(&mut collect.flat); // the gradient of the weights before dropout
