@@ -3,6 +3,7 @@
 
 use crate::attention::{self, AttentionScratch, AttentionShape, ScoreOptions};
 use crate::buffer::PooledBuffer;
+use crate::panel::transpose_lanes;
 use crate::simd::{LANES, exp, simd_dispatch};
 
 /// One number of each of sixteen heads.
@@ -12,8 +13,8 @@ type Lanes = [f32; LANES];
 #[derive(Debug, Clone, Copy)]
 struct HeadGroup {
     shape: AttentionShape,
-    /// Its first head, counted from the first of the first sequence.
-    first: usize,
+    /// Each lane's sequence, and its head there.
+    lanes: [(usize, usize); LANES],
     heads: usize,
 }
 
@@ -29,38 +30,89 @@ impl AttentionShape {
     /// All heads of so many sequences.
     fn groups(self, sequences: usize) -> impl Iterator<Item = HeadGroup> {
         let all = sequences * self.heads;
-        let group = move |first| HeadGroup { shape: self, first, heads: LANES.min(all - first) };
-        (0..all).step_by(LANES).map(group)
+        (0..all).step_by(LANES).map(move |first| HeadGroup {
+            shape: self,
+            lanes: std::array::from_fn(|lane| ((first + lane) / self.heads, (first + lane) % self.heads)),
+            heads: LANES.min(all - first),
+        })
     }
 }
 
 impl HeadGroup {
-    /// Each lane's head: its sequence, and its index there.
-    fn lanes(self) -> impl Iterator<Item = (usize, usize)> {
-        let all = self.shape.heads;
-        (self.first..self.first + self.heads).map(move |head| (head / all, head % all))
+    /// Where the numbers of each lane begin in rows of `step` numbers, of which its own are at `offset(head)`.
+    fn starts(self, step: usize, offset: impl Fn(usize) -> usize) -> impl Iterator<Item = usize> + Clone {
+        let starts = self.lanes.map(|(sequence, head)| sequence * self.shape.columns * step + offset(head));
+        starts.into_iter().take(self.heads)
     }
 
     /// What stands at `offset(head)` of each row of `step` numbers, `[L, E]` in lanes.
     fn gather(self, rows: &[f32], step: usize, offset: impl Fn(usize) -> usize, to: &mut [Lanes]) {
-        let AttentionShape { columns, width, .. } = self.shape;
-        for (lane, (sequence, head)) in self.lanes().enumerate() {
-            let rows = rows[sequence * columns * step..].chunks(step);
-            for (row, to) in rows.zip(to.chunks_exact_mut(width)) {
-                let from = &row[offset(head)..][..width];
-                from.iter().zip(to).for_each(|(x, to)| to[lane] = *x);
+        let starts = self.starts(step, offset);
+        match self.shape.width {
+            8 => gather_blocks::<8>(starts, rows, step, to),
+            16 => gather_blocks::<16>(starts, rows, step, to),
+            width => {
+                for (lane, start) in starts.enumerate() {
+                    for (row, to) in rows[start..].chunks(step).zip(to.chunks_exact_mut(width)) {
+                        row.iter().zip(to).for_each(|(x, to)| to[lane] = *x);
+                    }
+                }
             }
         }
     }
 
     /// The opposite of [`Self::gather`].
     fn scatter(self, from: &[Lanes], rows: &mut [f32], step: usize, offset: impl Fn(usize) -> usize) {
-        let AttentionShape { columns, width, .. } = self.shape;
-        for (lane, (sequence, head)) in self.lanes().enumerate() {
-            let rows = rows[sequence * columns * step..].chunks_mut(step);
-            for (row, from) in rows.zip(from.chunks_exact(width)) {
-                let to = &mut row[offset(head)..][..width];
-                to.iter_mut().zip(from).for_each(|(to, x)| *to = x[lane]);
+        let starts = self.starts(step, offset);
+        match self.shape.width {
+            8 => scatter_blocks::<8>(starts, from, rows, step),
+            16 => scatter_blocks::<16>(starts, from, rows, step),
+            width => {
+                for (lane, start) in starts.enumerate() {
+                    for (row, from) in rows[start..].chunks_mut(step).zip(from.chunks_exact(width)) {
+                        row.iter_mut().zip(from).for_each(|(x, from)| *x = from[lane]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// [`HeadGroup::gather`] of heads of `E` units, sixteen numbers of each lane at a time.
+fn gather_blocks<const E: usize>(
+    starts: impl Iterator<Item = usize> + Clone,
+    rows: &[f32],
+    step: usize,
+    to: &mut [Lanes],
+) {
+    for (index, to) in to.chunks_mut(LANES).enumerate() {
+        let mut block = [[0f32; LANES]; LANES];
+        for (block, start) in block.iter_mut().zip(starts.clone()) {
+            for (column, units) in block.as_chunks_mut::<E>().0.iter_mut().take(to.len() / E).enumerate() {
+                let from = start + (index * (LANES / E) + column) * step;
+                units.copy_from_slice(&rows[from..from + E]);
+            }
+        }
+        transpose_lanes(&mut block);
+        to.copy_from_slice(&block[..to.len()]);
+    }
+}
+
+/// The opposite of [`gather_blocks`].
+fn scatter_blocks<const E: usize>(
+    starts: impl Iterator<Item = usize> + Clone,
+    from: &[Lanes],
+    rows: &mut [f32],
+    step: usize,
+) {
+    for (index, from) in from.chunks(LANES).enumerate() {
+        let mut block = [[0f32; LANES]; LANES];
+        block[..from.len()].copy_from_slice(from);
+        transpose_lanes(&mut block);
+        for (block, start) in block.iter().zip(starts.clone()) {
+            for (column, units) in block.as_chunks::<E>().0.iter().take(from.len() / E).enumerate() {
+                let to = start + (index * (LANES / E) + column) * step;
+                rows[to..to + E].copy_from_slice(units);
             }
         }
     }
@@ -102,15 +154,16 @@ pub fn backward(shape: AttentionShape, paddings: &[usize], qkv: &[f32], d_mixed:
         return;
     }
     let size = shape.columns * shape.width;
-    let mut buffer = PooledBuffer::new(7 * size * LANES);
+    let mut buffer = PooledBuffer::new((7 * size + 2 * shape.columns * shape.columns) * LANES);
     let parts = buffer.as_chunks_mut().0;
     for group in shape.groups(paddings.len()) {
         for which in 0..3 {
             group.gather(qkv, step, |head| shape.at(head, which), &mut parts[which * size..][..size]);
         }
         group.gather(d_mixed, mixed_step, |head| head * shape.width, &mut parts[3 * size..][..size]);
-        let (inputs, outputs) = parts.split_at_mut(4 * size);
-        backward_lanes(shape, inputs, outputs);
+        let (inputs, rest) = parts.split_at_mut(4 * size);
+        let (outputs, scratch) = rest.split_at_mut(3 * size);
+        backward_lanes(shape, inputs, outputs, scratch);
         for which in 0..3 {
             group.scatter(&outputs[which * size..][..size], d_qkv, step, |head| shape.at(head, which));
         }
@@ -125,9 +178,14 @@ simd_dispatch! {
 }
 
 simd_dispatch! {
-    /// Gradients of queries, keys and values, `[3, L, E]`, from these and the gradient of what is mixed, `[4, L, E]`.
-    fn backward_lanes(shape: AttentionShape, inputs: &[Lanes], outputs: &mut [Lanes]) {
-        if has_fma() { backward_with::<true>(shape, inputs, outputs) } else { backward_with::<false>(shape, inputs, outputs) }
+    /// Gradients of queries, keys and values, `[3, L, E]`, from these and the gradient of what is mixed, `[4, L, E]`; `scratch` takes
+    /// the softmax weights and their gradients, `[2, L, L]`.
+    fn backward_lanes(shape: AttentionShape, inputs: &[Lanes], outputs: &mut [Lanes], scratch: &mut [Lanes]) {
+        if has_fma() {
+            backward_with::<true>(shape, inputs, outputs, scratch);
+        } else {
+            backward_with::<false>(shape, inputs, outputs, scratch);
+        }
     }
 }
 
@@ -145,43 +203,46 @@ fn forward_with<const FUSED: bool>(shape: AttentionShape, inputs: &[Lanes], mixe
         let weights = &mut all[..=query];
         softmax_weights::<FUSED>(&q[query * e..][..e], k, scale, weights);
         for (unit, mixed) in mixed.iter_mut().enumerate() {
-            *mixed = weighted_sum::<FUSED>(weights, &v[unit..], e);
+            *mixed = weighted_sum::<FUSED>(weights.iter().zip(v[unit..].iter().step_by(e)));
         }
     }
 }
 
 #[inline(always)]
-fn backward_with<const FUSED: bool>(shape: AttentionShape, inputs: &[Lanes], outputs: &mut [Lanes]) {
-    let (e, size) = (shape.width, shape.columns * shape.width);
+fn backward_with<const FUSED: bool>(
+    shape: AttentionShape,
+    inputs: &[Lanes],
+    outputs: &mut [Lanes],
+    scratch: &mut [Lanes],
+) {
+    let (e, columns, size) = (shape.width, shape.columns, shape.columns * shape.width);
     let ([q, k, v, d_mixed], scale) = ([0, 1, 2, 3].map(|i| &inputs[i * size..][..size]), shape.scores.factor(e));
-    let (d_q, d_keys_values) = outputs.split_at_mut(size);
-    d_keys_values.fill([0.0; LANES]);
-    let (d_k, d_v) = d_keys_values.split_at_mut(size);
-    let (mut all, mut all_gradients) = ([[0f32; LANES]; LANES], [[0f32; LANES]; LANES]);
-    for query in 0..shape.columns {
-        let of_query = query * e..(query + 1) * e;
-        let (weights, gradients) = (&mut all[..=query], &mut all_gradients[..=query]);
-        let (q, d_mixed, d_q) = (&q[of_query.clone()], &d_mixed[of_query.clone()], &mut d_q[of_query]);
-        softmax_weights::<FUSED>(q, k, scale, weights);
+    let (all_weights, all_gradients) = scratch.split_at_mut(columns * columns); // [L, L], a row a query
+    for query in 0..columns {
+        let (units, seen) = (query * e..(query + 1) * e, query * columns..query * columns + query + 1);
+        let (weights, gradients) = (&mut all_weights[seen.clone()], &mut all_gradients[seen]);
+        softmax_weights::<FUSED>(&q[units.clone()], k, scale, weights);
         // dS = P ∘ (dP − Σ dP∘P)
         let mut sums = [0f32; LANES];
         for ((gradient, weight), v) in gradients.iter_mut().zip(&*weights).zip(v.chunks_exact(e)) {
-            *gradient = dot::<FUSED>(v, d_mixed);
+            *gradient = dot::<FUSED>(v, &d_mixed[units.clone()]);
             sums.iter_mut().zip(weight).zip(&*gradient).for_each(|((sum, p), g)| *sum += p * g);
         }
         for (gradient, weight) in gradients.iter_mut().zip(&*weights) {
             gradient.iter_mut().zip(weight).zip(&sums).for_each(|((g, p), sum)| *g = p * (*g - sum));
         }
-        for (unit, d_q) in d_q.iter_mut().enumerate() {
-            *d_q = weighted_sum::<FUSED>(gradients, &k[unit..], e).map(|x| x * scale);
-        }
-        let keys = d_k.chunks_exact_mut(e).zip(d_v.chunks_exact_mut(e));
-        for ((weight, gradient), (d_k, d_v)) in weights.iter().zip(&*gradients).zip(keys) {
-            d_k.iter_mut().zip(q).for_each(|(d_k, q)| add_product::<FUSED>(gradient, q, d_k));
-            d_v.iter_mut().zip(d_mixed).for_each(|(d_v, d_mixed)| add_product::<FUSED>(weight, d_mixed, d_v));
-        }
     }
-    d_k.as_flattened_mut().iter_mut().for_each(|x| *x *= scale);
+    for unit in 0..size {
+        let column = unit / e;
+        let (row, diagonal) = (column * columns, column * columns + column);
+        let keys = all_gradients[row..=diagonal].iter().zip(k[unit % e..].iter().step_by(e));
+        outputs[unit] = weighted_sum::<FUSED>(keys).map(|x| x * scale);
+        // the queries that see this column
+        let queries = all_gradients[diagonal..].iter().step_by(columns).zip(q[unit..].iter().step_by(e));
+        outputs[size + unit] = weighted_sum::<FUSED>(queries).map(|x| x * scale);
+        let queries = all_weights[diagonal..].iter().step_by(columns).zip(d_mixed[unit..].iter().step_by(e));
+        outputs[2 * size + unit] = weighted_sum::<FUSED>(queries);
+    }
 }
 
 /// The softmax weights of a query `[E]` on the first keys of `[L, E]`, as many as there are weights.
@@ -213,11 +274,11 @@ fn dot<const FUSED: bool>(a: &[Lanes], b: &[Lanes]) -> Lanes {
     sums
 }
 
-/// `Σ w·x` over the keys, where those of `x` stand `step` apart.
+/// `Σ w·x` over pairs.
 #[inline(always)]
-fn weighted_sum<const FUSED: bool>(weights: &[Lanes], x: &[Lanes], step: usize) -> Lanes {
+fn weighted_sum<'a, const FUSED: bool>(pairs: impl Iterator<Item = (&'a Lanes, &'a Lanes)>) -> Lanes {
     let mut sums = [0f32; LANES];
-    weights.iter().zip(x.iter().step_by(step)).for_each(|(w, x)| add_product::<FUSED>(w, x, &mut sums));
+    pairs.for_each(|(w, x)| add_product::<FUSED>(w, x, &mut sums));
     sums
 }
 
