@@ -7,49 +7,67 @@ pub(crate) fn is_tie(a: f64, b: f64) -> bool {
     (a - b).abs() <= TIE
 }
 
-/// Log-probability of every response to one prompt, in the world's fixed order.
+/// Log-probability and probability of every response to one prompt, in the world's fixed order.
 #[derive(Debug, Clone, PartialEq)]
-pub struct ResponseDistribution(pub Vec<f64>);
+pub struct ResponseDistribution {
+    pub(crate) logp: Vec<f64>,
+    pub(crate) p: Vec<f64>,
+}
 
 impl ResponseDistribution {
+    pub fn new(logp: Vec<f64>) -> Self {
+        Self { p: logp.iter().map(|logp| logp.exp()).collect(), logp }
+    }
+
     /// `Σ p(y) f(y)`.
     pub fn expect(&self, f: &[f64]) -> f64 {
-        self.0.iter().zip(f).map(|(logp, f)| logp.exp() * f).sum()
+        self.p.iter().zip(f).map(|(p, f)| p * f).sum()
     }
 
     /// `Σ p(y)`: 1.
     pub fn total(&self) -> f64 {
-        self.0.iter().map(|logp| logp.exp()).sum()
+        self.p.iter().sum()
     }
 
     /// `KL(self || reference)`, nats.
     pub fn kl(&self, reference: &Self) -> f64 {
-        expectation(self.0.iter().zip(&reference.0).map(|(logp, ref_logp)| (logp.exp(), logp - ref_logp)))
+        let log_ratios = self.logp.iter().zip(&reference.logp).map(|(logp, ref_logp)| logp - ref_logp);
+        expectation(self.p.iter().copied().zip(log_ratios))
     }
 
     /// `½ Σ |p − q|`
     pub fn total_variation(&self, other: &Self) -> f64 {
-        self.0.iter().zip(&other.0).map(|(p, q)| (p.exp() - q.exp()).abs()).sum::<f64>() / 2.0
+        self.p.iter().zip(&other.p).map(|(p, q)| (p - q).abs()).sum::<f64>() / 2.0
     }
 
     /// Entropy, nats.
     pub fn entropy(&self) -> f64 {
-        -expectation(self.0.iter().map(|logp| (logp.exp(), *logp)))
+        -expectation(self.p.iter().copied().zip(self.logp.iter().copied()))
     }
 
     /// Probability that a response of `self` has a higher reward than one of `other`, and that of a tie.
-    pub fn beats(&self, other: &Self, reward: &[f64]) -> (f64, f64) {
-        let mut order: Vec<usize> = (0..reward.len()).collect();
-        order.sort_by(|&a, &b| reward[a].total_cmp(&reward[b]));
+    pub fn beats(&self, other: &Self, ranks: &RewardRanks) -> (f64, f64) {
         let (mut wins, mut ties, mut below) = (0.0, 0.0, 0.0);
-        for group in order.chunk_by(|&a, &b| is_tie(reward[a], reward[b])) {
-            let own_mass: f64 = group.iter().map(|&i| self.0[i].exp()).sum();
-            let other_mass: f64 = group.iter().map(|&i| other.0[i].exp()).sum();
+        for group in &ranks.0 {
+            let own_mass: f64 = group.iter().map(|&i| self.p[i]).sum();
+            let other_mass: f64 = group.iter().map(|&i| other.p[i]).sum();
             wins += own_mass * below;
             ties += own_mass * other_mass;
             below += other_mass;
         }
         (wins, ties)
+    }
+}
+
+/// The responses to one prompt in groups of equal reward, the lowest first.
+#[derive(Debug, Clone)]
+pub struct RewardRanks(Vec<Vec<usize>>);
+
+impl RewardRanks {
+    pub fn new(reward: &[f64]) -> Self {
+        let mut order: Vec<usize> = (0..reward.len()).collect();
+        order.sort_by(|&a, &b| reward[a].total_cmp(&reward[b]));
+        Self(order.chunk_by(|&a, &b| is_tie(reward[a], reward[b])).map(<[usize]>::to_vec).collect())
     }
 }
 
@@ -61,29 +79,32 @@ fn expectation(pairs: impl Iterator<Item = (f64, f64)>) -> f64 {
 /// `π*(y|x) ∝ π_ref(y|x) exp(r(x, y)/β)`: the unique optimum of `E r − β KL(π || π_ref)`.
 /// Rafailov et al. 2023, eq. 4.
 pub fn optimum(reference: &ResponseDistribution, reward: &[f64], beta: f64) -> ResponseDistribution {
-    let tilted: Vec<f64> = reference.0.iter().zip(reward).map(|(q, r)| q + r / beta).collect();
+    let tilted: Vec<f64> = reference.logp.iter().zip(reward).map(|(q, r)| q + r / beta).collect();
     let max = tilted.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let log_z = max + tilted.iter().map(|t| (t - max).exp()).sum::<f64>().ln();
-    ResponseDistribution(tilted.into_iter().map(|t| t - log_z).collect())
+    ResponseDistribution::new(tilted.into_iter().map(|t| t - log_z).collect())
+}
+
+/// The same for each prompt.
+pub fn optima(references: &[ResponseDistribution], rewards: &[Vec<f64>], beta: f64) -> Vec<ResponseDistribution> {
+    references.iter().zip(rewards).map(|(reference, reward)| optimum(reference, reward, beta)).collect()
 }
 
 /// The distribution of the best of `n` draws of a reference by a reward, ties broken at random. Stiennon et al. 2020, §3.4;
 /// Beirami et al. 2024.
-pub fn best_of_n(q: &ResponseDistribution, reward: &[f64], n: i32) -> ResponseDistribution {
-    let mut order: Vec<usize> = (0..reward.len()).collect();
-    order.sort_by(|&a, &b| reward[a].total_cmp(&reward[b]));
-    let mut logp = vec![0.0; reward.len()];
+pub fn best_of_n(q: &ResponseDistribution, ranks: &RewardRanks, n: i32) -> ResponseDistribution {
+    let mut logp = vec![0.0; q.p.len()];
     let mut below = 0.0;
-    for group in order.chunk_by(|&a, &b| is_tie(reward[a], reward[b])) {
-        let mass: f64 = group.iter().map(|&y| q.0[y].exp()).sum();
+    for group in &ranks.0 {
+        let mass: f64 = group.iter().map(|&y| q.p[y]).sum();
         let p = (below + mass).powi(n) - f64::powi(below, n);
         for &y in group {
             // the probability of a response may underflow f64 under a sharp reference
-            logp[y] = if mass > 0.0 { (p * q.0[y].exp() / mass).ln() } else { f64::NEG_INFINITY };
+            logp[y] = if mass > 0.0 { (p * q.p[y] / mass).ln() } else { f64::NEG_INFINITY };
         }
         below += mass;
     }
-    ResponseDistribution(logp)
+    ResponseDistribution::new(logp)
 }
 
 /// The two terms of the objective `gold − β KL` of a policy, means over prompts.
@@ -102,33 +123,62 @@ impl ObjectiveTerms {
         self.gold - self.beta * self.kl
     }
 
-    /// The optimum of `rewards` at one β for all prompts, evaluated by `gold`.
-    pub fn at_beta(references: &[ResponseDistribution], rewards: &[Vec<f64>], gold: &[Vec<f64>], beta: f64) -> Self {
+    /// Those of policies with a distribution for each prompt.
+    pub fn new(
+        policies: &[ResponseDistribution],
+        references: &[ResponseDistribution],
+        gold: &[Vec<f64>],
+        beta: f64,
+    ) -> Self {
         let n = references.len() as f64;
         let (mut total_gold, mut total_kl) = (0.0, 0.0);
-        for ((reference, reward), gold) in references.iter().zip(rewards).zip(gold) {
-            let policy = optimum(reference, reward, beta);
+        for ((policy, reference), gold) in policies.iter().zip(references).zip(gold) {
             total_gold += policy.expect(gold);
             total_kl += policy.kl(reference);
         }
         Self { beta, gold: total_gold / n, kl: total_kl / n }
     }
+
+    /// The optimum of `rewards` at one β for all prompts, evaluated by `gold`.
+    pub fn at_beta(references: &[ResponseDistribution], rewards: &[Vec<f64>], gold: &[Vec<f64>], beta: f64) -> Self {
+        Self::new(&optima(references, rewards, beta), references, gold, beta)
+    }
+}
+
+/// Rounding errors of a KL summed over some thousand responses, as a share of its largest term.
+const KL_ROUNDING: f64 = 1e-12;
+
+/// Mean KL to the references of the optimum of `rewards` at one β, `E[r]/β − log Z`: faster than that of
+/// [`ObjectiveTerms::at_beta`], and other than it by rounding only.
+fn approximate_kl(references: &[ResponseDistribution], rewards: &[Vec<f64>], beta: f64) -> f64 {
+    let kl = |(reference, reward): (&ResponseDistribution, &Vec<f64>)| {
+        let largest = reward.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let [z, mean] = duel_kernels::tilted_sums(&reference.logp, reward, largest, beta.recip());
+        mean / z - z.ln()
+    };
+    references.iter().zip(rewards).map(kl).sum::<f64>() / references.len() as f64
 }
 
 /// The point of the frontier of `rewards` whose mean KL is `kl`, with one β for all prompts. A policy with no less KL
 /// than the optimum at β = 1e-3 is compared with that one: more KL gains nothing.
 pub fn at_kl(references: &[ResponseDistribution], rewards: &[Vec<f64>], gold: &[Vec<f64>], kl: f64) -> ObjectiveTerms {
+    let at_beta = |beta| ObjectiveTerms::at_beta(references, rewards, gold, beta);
+    let largest = rewards.iter().flatten().fold(0f64, |largest, r| largest.max(r.abs()));
+    let is_above = |beta: f64| {
+        let approximate = approximate_kl(references, rewards, beta);
+        let is_clear = (approximate - kl).abs() > KL_ROUNDING * (largest / beta).max(1.0);
+        if is_clear { approximate > kl } else { at_beta(beta).kl > kl }
+    };
     let (mut low, mut high) = (1e-3f64, 1e4f64);
-    let furthest = ObjectiveTerms::at_beta(references, rewards, gold, low);
-    if furthest.kl <= kl {
-        return furthest;
+    if !is_above(low) {
+        return at_beta(low);
     }
     // 32 halvings of 7 decades: β to 1e-8 of itself
     for _ in 0..32 {
         let middle = (low * high).sqrt();
-        if ObjectiveTerms::at_beta(references, rewards, gold, middle).kl > kl { low = middle } else { high = middle }
+        if is_above(middle) { low = middle } else { high = middle }
     }
-    ObjectiveTerms::at_beta(references, rewards, gold, (low * high).sqrt())
+    at_beta((low * high).sqrt())
 }
 
 #[cfg(test)]
@@ -146,7 +196,7 @@ mod tests {
     }
 
     fn distribution(p: &[f64]) -> ResponseDistribution {
-        ResponseDistribution(p.iter().map(|p| p.ln()).collect())
+        ResponseDistribution::new(p.iter().map(|p| p.ln()).collect())
     }
 
     #[test]
@@ -172,8 +222,9 @@ mod tests {
     fn rewards_within_a_billionth_are_tied() {
         let [low, high] = [&[1.0, 0.0], &[0.0, 1.0]].map(|p| distribution(p));
         for (gap, (win, tie)) in [(0.0, (0.0, 1.0)), (1e-9, (0.0, 1.0)), (1.001e-9, (1.0, 0.0))] {
-            assert_eq!(high.beats(&low, &[0.0, gap]), (win, tie), "{gap}");
-            assert_eq!(low.beats(&high, &[0.0, gap]), (0.0, tie), "{gap}");
+            let ranks = RewardRanks::new(&[0.0, gap]);
+            assert_eq!(high.beats(&low, &ranks), (win, tie), "{gap}");
+            assert_eq!(low.beats(&high, &ranks), (0.0, tie), "{gap}");
         }
     }
 
@@ -181,8 +232,8 @@ mod tests {
     fn the_best_of_two_wins_where_either_draw_has_it() {
         // the best two are tied, so that all is theirs but both draws of the worst: 1 − 1/4, split as 1 to 2; one is impossible
         let reference = distribution(&[1.0 / 6.0, 1.0 / 2.0, 1.0 / 3.0, 0.0]);
-        let best = best_of_n(&reference, &[1.0, 0.0, 1.0, 2.0], 2);
-        for (logp, expected) in best.0.iter().zip([0.25, 0.25, 0.5, 0.0]) {
+        let best = best_of_n(&reference, &RewardRanks::new(&[1.0, 0.0, 1.0, 2.0]), 2);
+        for (logp, expected) in best.logp.iter().zip([0.25, 0.25, 0.5, 0.0]) {
             assert!((logp.exp() - expected).abs() < 1e-15, "{best:?}");
         }
     }
@@ -198,6 +249,38 @@ mod tests {
         }
         let inside = at_kl(&references, &rewards, &rewards, furthest.kl - 1e-3);
         assert!(inside.beta > 1e-2 && (inside.kl - (furthest.kl - 1e-3)).abs() < 1e-7, "{inside:?}");
+    }
+
+    /// From nearly the reference to the end of the frontier, of a reward with many ties and of one with hardly any.
+    #[test]
+    fn an_approximate_kl_is_other_by_rounding_only() {
+        let tables = WorldTables::grammar(&GrammarWorld::new(0.02, 1), Split::Test);
+        let spread = |(y, r): (usize, &f64)| r + (y as f64).sin();
+        let spread: Vec<Vec<f64>> =
+            tables.gold.iter().map(|gold| gold.iter().enumerate().map(spread).collect()).collect();
+        for rewards in [&tables.gold, &spread] {
+            for beta in (0..=70).map(|i| 1e4 * 10f64.powf(-f64::from(i) / 10.0)) {
+                let exact = ObjectiveTerms::at_beta(&tables.reference, rewards, &tables.gold, beta).kl;
+                let error = (approximate_kl(&tables.reference, rewards, beta) - exact).abs();
+                assert!(error < 0.1 * KL_ROUNDING * (5.0 / beta).max(1.0), "{beta}: {error:e}");
+            }
+        }
+    }
+
+    /// As bisected by the KL of [`ObjectiveTerms`] alone, to the bit.
+    #[test]
+    fn the_point_at_a_kl_is_that_of_plain_bisection() {
+        let tables = WorldTables::grammar(&GrammarWorld::new(0.02, 1), Split::Test);
+        let at_beta = |beta| ObjectiveTerms::at_beta(&tables.reference, &tables.proxy, &tables.gold, beta);
+        for kl in [1e-4, 0.03, 0.5, 2.0, at_beta(0.3).kl, 9.0] {
+            let (mut low, mut high) = (1e-3f64, 1e4f64);
+            for _ in 0..32 {
+                let middle = (low * high).sqrt();
+                if at_beta(middle).kl > kl { low = middle } else { high = middle }
+            }
+            let point = at_kl(&tables.reference, &tables.proxy, &tables.gold, kl);
+            assert_eq!(point, at_beta((low * high).sqrt()), "{kl}");
+        }
     }
 
     #[test]
@@ -249,7 +332,7 @@ mod tests {
                 .iter()
                 .zip(&golds)
                 .map(|(l, g)| {
-                    let (win, tie) = optimum(l, g, beta).beats(l, g);
+                    let (win, tie) = optimum(l, g, beta).beats(l, &RewardRanks::new(g));
                     win + tie / 2.0
                 })
                 .sum::<f64>()
@@ -261,7 +344,7 @@ mod tests {
     #[test]
     fn a_distribution_against_itself_wins_half() {
         let (references, golds) = fixture();
-        let (win, tie) = references[0].beats(&references[0], &golds[0]);
+        let (win, tie) = references[0].beats(&references[0], &RewardRanks::new(&golds[0]));
         assert!((win + tie / 2.0 - 0.5).abs() < 1e-12);
         assert!(references[0].kl(&references[0]).abs() < 1e-12);
     }

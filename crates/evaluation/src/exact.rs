@@ -1,6 +1,6 @@
 //! Exact evaluation in `grammar`: every response to every prompt, by one walk over the tree of prefixes.
 
-use crate::distribution::{ObjectiveTerms, ResponseDistribution, at_kl, best_of_n, is_tie, optimum};
+use crate::distribution::{ObjectiveTerms, ResponseDistribution, RewardRanks, at_kl, best_of_n, is_tie, optima};
 use crate::score::{EvalMetrics, EvalResult};
 use crate::{Error, Result, invariants};
 use burn::tensor::{Int, Tensor, TensorData};
@@ -105,7 +105,7 @@ impl OutcomeGroups {
     /// The outcomes of a distribution, without those of negligible probability.
     fn outcomes(&self, prompt: usize, distribution: &ResponseDistribution) -> Vec<OutcomeRow> {
         let mut shares = vec![0.0; self.outcomes.len()];
-        self.group.iter().zip(&distribution.0).for_each(|(&group, logp)| shares[group] += logp.exp());
+        self.group.iter().zip(&distribution.p).for_each(|(&group, p)| shares[group] += p);
         let outcome = |(&(gold_reward, tokens), share): (&(f64, u32), f64)| OutcomeRow {
             prompt: prompt as u32,
             gold_reward,
@@ -123,6 +123,8 @@ struct SplitTables {
     prompts: Vec<Vec<u32>>,
     reference: Vec<ResponseDistribution>,
     gold: Vec<Vec<f64>>,
+    /// Responses to each prompt by their gold.
+    ranks: Vec<RewardRanks>,
     /// Responses to each prompt, grouped by length and gold.
     groups: Vec<OutcomeGroups>,
     /// The learned reward of every response, where there is one.
@@ -160,9 +162,10 @@ impl ExactEvaluator {
                     .collect();
                 let reference_gold =
                     mean(reference.iter().zip(&gold).map(|(distribution, gold)| distribution.expect(gold)));
+                let ranks = gold.iter().map(|gold| RewardRanks::new(gold)).collect();
                 let groups = gold.iter().map(|gold| OutcomeGroups::new(gold, &lengths)).collect();
                 let proxy = proxy.map(|p| p(split));
-                SplitTables { split, prompts, reference, gold, groups, proxy, reference_gold }
+                SplitTables { split, prompts, reference, gold, ranks, groups, proxy, reference_gold }
             })
             .into();
         Self { reader, splits, lengths, trap: all.iter().map(|r| f64::from(excitements(r) >= 2)).collect() }
@@ -189,16 +192,11 @@ impl ExactEvaluator {
     pub fn theory(&self, betas: &[f64], ns: &[i32]) -> Result<Vec<(&'static str, String, EvalResult)>> {
         let mut out = Vec::new();
         for tables in &self.splits {
-            let policy_of = |optimise: &dyn Fn(&ResponseDistribution, &[f64]) -> ResponseDistribution,
-                             rewards: &[Vec<f64>]|
-             -> Vec<ResponseDistribution> {
-                tables.reference.iter().zip(rewards).map(|(reference, r)| optimise(reference, r)).collect()
-            };
             let targets = [("optimum", Some(&tables.gold)), ("ppo-ideal", tables.proxy.as_ref())];
             for (arm, rewards) in targets {
                 for &beta in betas {
                     let Some(rewards) = rewards else { continue };
-                    let distributions = policy_of(&|reference, r| optimum(reference, r, beta), rewards);
+                    let distributions = optima(&tables.reference, rewards, beta);
                     let mut result = self.evaluate(tables, &distributions, Some(beta))?;
                     if arm == "ppo-ideal" {
                         self.compare_at_kl(tables, &mut result);
@@ -206,10 +204,10 @@ impl ExactEvaluator {
                     out.push((arm, format!("beta={beta:.5}"), result));
                 }
             }
-            for &n in ns {
-                let Some(proxy) = &tables.proxy else { continue };
-                let mut result =
-                    self.evaluate(tables, &policy_of(&|reference, r| best_of_n(reference, r, n), proxy), None)?;
+            let ranks = tables.proxy.iter().flatten().map(|proxy| RewardRanks::new(proxy)).collect::<Vec<_>>();
+            for &n in if ranks.is_empty() { &[] } else { ns } {
+                let best = tables.reference.iter().zip(&ranks).map(|(reference, ranks)| best_of_n(reference, ranks, n));
+                let mut result = self.evaluate(tables, &best.collect::<Vec<_>>(), None)?;
                 self.compare_at_kl(tables, &mut result);
                 out.push(("best-of-n", format!("n={n}"), result));
             }
@@ -236,8 +234,8 @@ impl ExactEvaluator {
         let entropy = mean(distributions.iter().map(ResponseDistribution::entropy));
         invariants::exact_kl_is_not_negative(kl, entropy)?;
         let beats: Vec<(f64, f64)> = pairs()
-            .zip(&tables.gold)
-            .map(|((distribution, reference), gold)| distribution.beats(reference, gold))
+            .zip(&tables.ranks)
+            .map(|((distribution, reference), ranks)| distribution.beats(reference, ranks))
             .collect();
         let tie_rate = mean(beats.iter().map(|(_, tie)| *tie));
         let metrics = EvalMetrics {
@@ -262,7 +260,8 @@ impl ExactEvaluator {
             .push((metrics::TRAP_MASS, mean(distributions.iter().map(|distribution| distribution.expect(&self.trap)))));
         result.values.push((metrics::TOTAL_PROBABILITY, mean(distributions.iter().map(ResponseDistribution::total))));
         if let Some(beta) = beta {
-            let best = ObjectiveTerms::at_beta(&tables.reference, &tables.gold, &tables.gold, beta);
+            let best_policies = optima(&tables.reference, &tables.gold, beta);
+            let best = ObjectiveTerms::new(&best_policies, &tables.reference, &tables.gold, beta);
             let actual = ObjectiveTerms { beta, gold, kl };
             invariants::nobody_beats_the_optimum(&actual, &best)?;
             result.values.push((metrics::OBJECTIVE, actual.objective()));
@@ -270,10 +269,9 @@ impl ExactEvaluator {
             if best.objective() > 0.0 {
                 result.values.push((metrics::OBJECTIVE_SHARE, actual.objective() / best.objective()));
             }
-            let optima =
-                tables.reference.iter().zip(&tables.gold).map(|(reference, gold)| optimum(reference, gold, beta));
-            let distance =
-                mean(distributions.iter().zip(optima).map(|(distribution, best)| distribution.total_variation(&best)));
+            let distance = mean(
+                distributions.iter().zip(&best_policies).map(|(distribution, best)| distribution.total_variation(best)),
+            );
             result.values.push((metrics::TOTAL_VARIATION, distance));
         }
         Ok(result)
@@ -308,11 +306,11 @@ impl ExactEvaluator {
             all_responses().into_iter().enumerate().map(|(i, r)| (r, i)).collect();
         sampled_from_finite(0, &samples)?;
         invariants::probabilities_sum_to_one(distribution.total())?;
-        let mut counts = vec![0.0; distribution.0.len()];
+        let mut counts = vec![0.0; distribution.p.len()];
         for response in &samples.responses {
             counts[index[&response[..response.len() - 1]]] += 1.0;
         }
-        let expected: Vec<f64> = distribution.0.iter().map(|logp| logp.exp() * SAMPLER_DRAWS as f64).collect();
+        let expected: Vec<f64> = distribution.p.iter().map(|p| p * SAMPLER_DRAWS as f64).collect();
         invariants::sampler_follows_the_model(&counts, &expected).map_err(|error| {
             let nudged = &distributions(&nudged(policy), &self.reader, std::slice::from_ref(prompt))[0];
             sampler_error(error, distribution.total_variation(nudged))
@@ -334,7 +332,7 @@ fn sampler_error(error: Error, changed_mass: f64) -> Error {
 pub fn distributions(policy: &Policy, reader: &ResponseReader, prompts: &[Vec<u32>]) -> Vec<ResponseDistribution> {
     decision_distributions(policy, reader, prompts)
         .iter()
-        .map(|decisions| ResponseDistribution(response_logp(decisions)))
+        .map(|decisions| ResponseDistribution::new(response_logp(decisions)))
         .collect()
 }
 
@@ -344,7 +342,7 @@ pub fn kl_grammar(world: &GrammarWorld, reader: &ResponseReader, policy: &Policy
     let prompts: Vec<Vec<u32>> = world.all_prompts().map(|p| p.ids.clone()).collect();
     let distributions = distributions(policy, reader, &prompts);
     mean(prompts.iter().zip(&distributions).map(|(prompt, distribution)| {
-        ResponseDistribution(response_logp(&reference_decisions(
+        ResponseDistribution::new(response_logp(&reference_decisions(
             PromptCoordinates::from_prompt(prompt).stance,
             world.rho(),
         )))
@@ -366,7 +364,7 @@ mod tests {
     use duel_spec::TokenSpec;
 
     fn distribution(p: &[f64]) -> ResponseDistribution {
-        ResponseDistribution(p.iter().map(|p| p.ln()).collect())
+        ResponseDistribution::new(p.iter().map(|p| p.ln()).collect())
     }
 
     fn reader(space: &TokenSpec) -> ResponseReader {
@@ -386,6 +384,7 @@ mod tests {
             split: Split::Test,
             prompts: (0..reference.len() as u32).map(|x| vec![x]).collect(),
             reference: reference.iter().map(|p| distribution(p)).collect(),
+            ranks: gold.iter().map(|gold| RewardRanks::new(gold)).collect(),
             groups: gold.iter().map(|gold| OutcomeGroups::new(gold, &lengths)).collect(),
             proxy: proxy.map(rows),
             reference_gold: mean(reference.iter().zip(gold).map(|(p, r)| p[0] * r[0] + p[1] * r[1])),

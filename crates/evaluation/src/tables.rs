@@ -42,7 +42,7 @@ impl WorldTables {
             (0..bandit::PROMPTS).map(|x| (0..bandit::RESPONSES).map(|y| f(x, y)).collect()).collect()
         };
         Self {
-            reference: vec![ResponseDistribution(bandit::reference_logp()); bandit::PROMPTS],
+            reference: vec![ResponseDistribution::new(bandit::reference_logp()); bandit::PROMPTS],
             gold: table(bandit::gold),
             proxy: table(bandit::shared_feature_proxy),
             trap: (0..bandit::RESPONSES).map(|y| f64::from(bandit::is_trap(y))).collect(),
@@ -54,7 +54,7 @@ impl WorldTables {
     pub fn grammar(world: &GrammarWorld, split: Split) -> Self {
         let reference = |prompts: &[Vec<u32>]| {
             let distribution = |p: &Vec<u32>| {
-                ResponseDistribution(response_logp(&reference_decisions(
+                ResponseDistribution::new(response_logp(&reference_decisions(
                     PromptCoordinates::from_prompt(p).stance,
                     world.rho(),
                 )))

@@ -81,7 +81,7 @@ fn plain(setup: &FarPolicies, split: Split) -> NaiveScore {
     let all = all_responses();
     let (mut sums, mut squares) = ([0.0; 7], [0.0; 7]);
     let (mut wins, mut ties, mut reverse_kl) = (0.0, 0.0, 0.0);
-    for ((prompt, ResponseDistribution(policy)), ResponseDistribution(reference)) in
+    for ((prompt, ResponseDistribution { logp: policy, .. }), ResponseDistribution { logp: reference, .. }) in
         prompts.iter().zip(&policy).zip(&reference)
     {
         let task = PromptCoordinates::from_prompt(prompt);

@@ -96,6 +96,11 @@ impl AttentionShape {
         (self.heads + 2 * self.key_value_heads) * self.width
     }
 
+    /// Numbers of a row of queries, keys and values, and of a row of what is mixed.
+    pub(crate) fn steps(self) -> [usize; 2] {
+        [self.row(), self.d()]
+    }
+
     /// Where in a row `which` (0 queries, 1 keys, 2 values) of one head of queries stands.
     pub fn at(self, head: usize, which: usize) -> usize {
         let shared = head / (self.heads / self.key_value_heads);

@@ -3,7 +3,8 @@
 //! [`BlockOptions`] says the rest. [`gpt2_forward`](crate::gpt2_forward) is the same for GPT-2's own, without adapters.
 
 use crate::activation::Activation;
-use crate::attention::{self, AttentionShape, HeadOrder, ScoreOptions};
+use crate::attention::{AttentionShape, HeadOrder, ScoreOptions};
+use crate::attention_batch;
 use crate::buffer::PooledBuffer;
 use crate::linear::{LinearGradient, LinearWeights, PackedLinear};
 use crate::matrix::{Accumulate, Matrix};
@@ -117,6 +118,13 @@ pub struct RopeAndPadding<'a> {
     pub padding: Option<&'a [usize]>,
 }
 
+impl RopeAndPadding<'_> {
+    /// The padding before some sequences, from `first` on.
+    pub(crate) fn paddings(self, first: usize, sequences: usize) -> Vec<usize> {
+        self.padding.map_or_else(|| vec![0; sequences], |padding| padding[first..first + sequences].to_vec())
+    }
+}
+
 /// What the forward pass leaves for the backward pass.
 #[derive(Debug, Clone)]
 pub struct BlockSaved {
@@ -148,10 +156,10 @@ const SHARD: usize = 128;
 pub(crate) const OUT: [usize; 2] = [3, 6];
 
 impl BlockShape {
-    pub(crate) fn heads_of(self, padding: usize) -> AttentionShape {
+    pub(crate) fn attention(self) -> AttentionShape {
         let Self { columns, heads, key_value_heads, head_width: width, options, .. } = self;
         let BlockOptions { order, scores, .. } = options;
-        AttentionShape { columns, heads, key_value_heads, order, scores, width, padding }
+        AttentionShape { columns, heads, key_value_heads, order, scores, width, padding: 0 }
     }
 
     /// Sequences of a shard.
@@ -198,7 +206,7 @@ impl BlockShape {
 
     /// Rotates queries and keys of one sequence by their rotary angles, `sign` 1, or back, −1.
     pub(crate) fn rotate(self, qkv: &mut [f32], rope: &RopeTables, padding: usize, sign: f32) {
-        let ([q, kv], e, heads) = (self.widths(), self.head_width, self.heads_of(padding));
+        let ([q, kv], e, heads) = (self.widths(), self.head_width, self.attention());
         for (column, row) in qkv.chunks_exact_mut(q + 2 * kv).enumerate() {
             let [cos, sin] = rope.at(column.saturating_sub(padding));
             match self.options.order {
@@ -325,15 +333,13 @@ impl BlockForwardPass<'_> {
                 norm.forward(&raw[from..from + width], shape.epsilon, &mut qkv[from..from + width], statistics);
             }
         }
-        let mut scratch = attention::AttentionScratch::new(shape.columns);
-        let sequences = qkv.chunks_mut(shape.columns * row).zip(mixed.chunks_mut(shape.columns * q));
-        for (index, (qkv, mixed)) in (first..).zip(sequences) {
-            let padding = self.positions.padding.map_or(0, |padding| padding[index]);
-            if let Some(rope) = self.positions.rope {
-                shape.rotate(qkv, rope, padding, 1.0);
-            }
-            attention::forward(shape.heads_of(padding), qkv, mixed, &mut scratch);
+        let sequence = shape.columns * row;
+        let paddings = self.positions.paddings(first, qkv.len() / sequence);
+        if let Some(rope) = self.positions.rope {
+            let sequences = qkv.chunks_mut(sequence).zip(&paddings);
+            sequences.for_each(|(qkv, &padding)| shape.rotate(qkv, rope, padding, 1.0));
         }
+        attention_batch::forward(shape.attention(), &paddings, qkv, mixed);
     }
 
     /// `y = y + m·norm(map(inner))`, for attention (0) or the MLP (1); `added` takes what is normed.

@@ -1,6 +1,6 @@
 //! The way back through a block.
 
-use crate::attention;
+use crate::attention_batch;
 use crate::block::{
     BlockGradient, BlockMlp, BlockSaved, BlockShape, BlockWeights, N_LINEAR, N_NORM, OUT, RopeAndPadding, ShardSaved,
 };
@@ -178,14 +178,11 @@ impl BlockBackwardPass<'_> {
         let branch = self.before_norm(0, d_middle, saved, g);
         let dy = Matrix::rows(branch.as_deref().unwrap_or(d_middle), d);
         self.through(OUT[0], Matrix::rows(&saved.mixed, q), dy, &mut d_mixed, Accumulate::Write, g);
-        let mut scratch = attention::AttentionScratch::new(columns);
-        let sequences = saved.qkv.chunks(columns * row).zip(d_mixed.chunks(columns * q));
-        for (index, ((qkv, d_mixed), d_qkv)) in (first..).zip(sequences.zip(d_qkv.chunks_mut(columns * row))) {
-            let padding = self.positions.padding.map_or(0, |padding| padding[index]);
-            attention::backward(shape.heads_of(padding), qkv, d_mixed, d_qkv, &mut scratch);
-            if let Some(rope) = self.positions.rope {
-                shape.rotate(d_qkv, rope, padding, -1.0);
-            }
+        let paddings = self.positions.paddings(first, n / columns);
+        attention_batch::backward(shape.attention(), &paddings, &saved.qkv, &d_mixed, &mut d_qkv);
+        if let Some(rope) = self.positions.rope {
+            let sequences = d_qkv.chunks_mut(columns * row).zip(&paddings);
+            sequences.for_each(|(d_qkv, &padding)| shape.rotate(d_qkv, rope, padding, -1.0));
         }
         for (which, from, width) in [(4, 0, q), (5, q, kv)] {
             let norm = self.w.norms[which];

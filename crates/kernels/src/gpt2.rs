@@ -1,7 +1,8 @@
 //! A pre-norm GPT-2 block as one operation: `x₁ = x + attention(norm(x))`, `y = x₁ + mlp(norm(x₁))`.
 
 use crate::activation::Activation;
-use crate::attention::{self, AttentionShape, HeadOrder, ScoreOptions};
+use crate::attention::{AttentionShape, HeadOrder, ScoreOptions};
+use crate::attention_batch;
 use crate::block::{BlockMlp, BlockOptions, BlockWeights};
 use crate::buffer::PooledBuffer;
 use crate::linear::LinearWeights;
@@ -149,10 +150,10 @@ impl Gpt2Shape {
         self.sequences.div_ceil(SHARDS).clamp(least, most)
     }
 
-    fn heads_of(self, padding: usize) -> AttentionShape {
+    fn attention(self) -> AttentionShape {
         let Self { columns, heads, width, .. } = self;
         let (order, scores) = (HeadOrder::ByKind, ScoreOptions::default());
-        AttentionShape { columns, heads, key_value_heads: heads, order, scores, width: width / heads, padding }
+        AttentionShape { columns, heads, key_value_heads: heads, order, scores, width: width / heads, padding: 0 }
     }
 
     /// Padding of the sequences of each shard.
@@ -215,11 +216,7 @@ pub fn gpt2_forward(
             rows::layer_norm(x, w.norm1_gain, w.norm1_bias, shape.epsilon, normed1, moments1);
             rows::fill(w.qkv_bias, qkv, 3 * d);
             to_qkv.product(normed1, qkv, Accumulate::Add);
-            let mut scratch = attention::AttentionScratch::new(shape.columns);
-            let sequences = qkv.chunks(3 * shape.columns * d).zip(mixed.chunks_mut(shape.columns * d)).zip(padding);
-            for ((qkv, mixed), padding) in sequences {
-                attention::forward(shape.heads_of(padding), qkv, mixed, &mut scratch);
-            }
+            attention_batch::forward(shape.attention(), &padding, qkv, mixed);
             rows::add_bias(x, w.out_bias, middle);
             to_out.product(mixed, middle, Accumulate::Add);
 
@@ -279,13 +276,7 @@ pub fn gpt2_backward(
             rows::layer_norm_backward(&wide, middle, moments2, w.norm2_gain, d_middle, gain2, bias2);
 
             from_out.product(d_middle, &mut wide, Accumulate::Write);
-            let mut scratch = attention::AttentionScratch::new(shape.columns);
-            let sequence = shape.columns * d;
-            let sequences =
-                qkv.chunks(3 * sequence).zip(wide.chunks(sequence)).zip(d_qkv.chunks_mut(3 * sequence)).zip(padding);
-            for (((qkv, d_mixed), d_qkv), padding) in sequences {
-                attention::backward(shape.heads_of(padding), qkv, d_mixed, d_qkv, &mut scratch);
-            }
+            attention_batch::backward(shape.attention(), &padding, qkv, &wide, d_qkv);
             from_qkv.product(d_qkv, &mut wide, Accumulate::Write);
             dx.copy_from_slice(d_middle);
             rows::layer_norm_backward(&wide, x, moments1, w.norm1_gain, dx, gain1, bias1);

@@ -12,6 +12,7 @@
 
 mod activation;
 mod attention;
+mod attention_batch;
 mod block;
 mod block_backward;
 mod buffer;
@@ -38,6 +39,7 @@ mod product;
 mod rows;
 mod simd;
 mod threads;
+mod tilted;
 
 pub use activation::Activation;
 pub use attention::{HeadOrder, ScoreOptions};
@@ -56,6 +58,7 @@ pub use logp::{LmHead, LogpGradient, LogpSaved, logp_backward, logp_forward};
 pub use matrix::Matrix;
 pub use norm::{NormGradient, NormWeights};
 pub use optimizer::{AdamWStep, adamw, squares};
+pub use tilted::tilted_sums;
 
 /// The widest vectors that the kernels use on this machine.
 pub fn vectors() -> &'static str {

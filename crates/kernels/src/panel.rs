@@ -44,6 +44,25 @@ pub fn pack_panel(from: Matrix<'_>, first: usize, width: usize, to: &mut [[f32; 
     }
 }
 
+/// The transpose of 16 × 16 numbers.
+pub fn transpose_lanes(block: &mut [[f32; 16]; 16]) {
+    #[cfg(target_arch = "x86_64")]
+    if crate::simd::simd_level() == 4 {
+        #[expect(unsafe_code, reason = "`level` asked the processor for AVX-512")]
+        // SAFETY: as the reason says.
+        unsafe {
+            panel_avx512::transpose_lanes(block);
+        }
+        return;
+    }
+    for row in 1..block.len() {
+        let (above, below) = block.split_at_mut(row);
+        for (column, above) in above.iter_mut().enumerate() {
+            std::mem::swap(&mut above[row], &mut below[0][column]);
+        }
+    }
+}
+
 /// All rows on one panel, of which `width` columns are wanted.
 pub fn panel_product(
     [rows, depth, width]: [usize; 3],

@@ -128,6 +128,17 @@ pub fn transpose_block(columns: &[f32], step: usize, to: &mut [[f32; PANEL]]) ->
     blocks.len() * 16
 }
 
+/// The transpose of 16 × 16 numbers, in memory.
+#[target_feature(enable = "avx512f")]
+pub fn transpose_lanes(block: &mut [[f32; 16]; 16]) {
+    // SAFETY: sixteen numbers each.
+    let rows = block.each_ref().map(|row| unsafe { _mm512_loadu_ps(row.as_ptr()) });
+    for (row, x) in block.iter_mut().zip(transposed(rows)) {
+        // SAFETY: as above.
+        unsafe { _mm512_storeu_ps(row.as_mut_ptr(), x) };
+    }
+}
+
 /// The transpose of 16 × 16 numbers: pairs, pairs of pairs, then the quarters of the registers.
 #[target_feature(enable = "avx512f")]
 #[inline]

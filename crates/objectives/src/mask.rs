@@ -44,6 +44,11 @@ impl ResponseMask {
         Self { average, ..self }
     }
 
+    /// What losses are a mean over.
+    pub fn reduction(&self) -> Reduction {
+        self.average
+    }
+
     /// The ones and zeros, `[B, T]`.
     pub fn tensor(&self) -> Tensor<2> {
         self.ones.clone()

@@ -4,7 +4,7 @@ use crate::kl::k3;
 use crate::mask::ResponseMask;
 use burn::tensor::Tensor;
 
-/// The policy's loss and diagnostics of the step; all `[1]`, the diagnostics without gradient.
+/// The policy's loss and diagnostics of the step; all `[1]`, the diagnostics on the device without autodiff.
 #[derive(Debug, Clone)]
 pub struct PolicyLoss {
     pub loss: Tensor<1>,
@@ -21,11 +21,12 @@ pub struct PolicyLoss {
 impl PolicyLoss {
     /// A loss without a clip, with the diagnostics of the log-probs `[B, T]`.
     pub fn unclipped(loss: Tensor<1>, logp: Tensor<2>, old_logp: Tensor<2>, mask: &ResponseMask) -> Self {
-        let log_ratio = mask.apply(logp - old_logp).detach(); // [B, T]
-        Self::with_diagnostics(loss, Tensor::zeros([1], &log_ratio.device()), log_ratio, mask)
+        let mask = mask.clone().map(without_graph);
+        let log_ratio = mask.apply(without_graph(logp) - without_graph(old_logp)); // [B, T]
+        Self::with_diagnostics(loss, Tensor::zeros([1], &log_ratio.device()), log_ratio, &mask)
     }
 
-    /// `log_ratio` `[B, T]` carries no gradient.
+    /// `log_ratio` `[B, T]` and the mask are on the device without autodiff.
     fn with_diagnostics(loss: Tensor<1>, clip_share: Tensor<1>, log_ratio: Tensor<2>, mask: &ResponseMask) -> Self {
         let ratio = log_ratio.clone().exp(); // [B, T]
         let deviation = (ratio.clone() - 1.0).abs(); // [B, T]
@@ -55,16 +56,22 @@ pub fn clipped_policy_loss(
     let ratio = log_ratio.clone().exp(); // [B, T]
     let unclipped = ratio.clone() * advantages.clone();
     let clipped = ratio.clone().clamp(1.0 - clip_range, 1.0 + clip_range) * advantages;
-    let clip_share = mask.share(clipped.clone().lower(unclipped.clone()));
+    let plain_mask = mask.clone().map(without_graph);
+    let clip_share = plain_mask.share(without_graph(clipped.clone()).lower(without_graph(unclipped.clone())));
     let loss = mask.average(unclipped.min_pair(clipped)).neg();
-    PolicyLoss::with_diagnostics(loss, clip_share, log_ratio.detach(), mask)
+    PolicyLoss::with_diagnostics(loss, clip_share, without_graph(log_ratio), &plain_mask)
+}
+
+/// The same on the device without autodiff, where an operation costs less.
+fn without_graph(x: Tensor<2>) -> Tensor<2> {
+    if x.is_autodiff() { x.inner() } else { x }
 }
 
 /// The value model's loss, `[1]`.
 #[derive(Debug, Clone)]
 pub struct ValueLoss {
     pub loss: Tensor<1>,
-    /// Share of counted tokens on which the clip was binding: the clipped error was the larger.
+    /// Share of counted tokens on which the clip was binding: the clipped error was the larger. On the device without autodiff.
     pub clip_share: Tensor<1>,
 }
 
@@ -84,7 +91,8 @@ pub fn clipped_value_loss(
     let clipped = old_values.clone() + (values.clone() - old_values).clamp(-clip_range, clip_range); // [B, T]
     let unclipped_error = (values - returns.clone()).square();
     let clipped_error = (clipped - returns).square();
-    let clip_share = mask.share(clipped_error.clone().greater(unclipped_error.clone()));
+    let is_clipped = without_graph(clipped_error.clone()).greater(without_graph(unclipped_error.clone()));
+    let clip_share = mask.clone().map(without_graph).share(is_clipped);
     ValueLoss { loss: mask.average(unclipped_error.max_pair(clipped_error)) * 0.5, clip_share }
 }
 

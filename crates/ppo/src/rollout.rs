@@ -225,18 +225,23 @@ impl Rollout {
 
     /// Number of the items in some rows that the losses average over: counted tokens, or responses that count.
     pub fn weight(&self, rows: &[usize]) -> f64 {
-        f64::from(host(self.counted(rows).weight())[0])
+        let lengths = self.counted(rows);
+        match self.mask.reduction() {
+            Reduction::Tokens => lengths.iter().sum(),
+            Reduction::Responses => lengths.iter().filter(|&&tokens| tokens > 0.0).count() as f64,
+        }
     }
 
     /// Counted tokens of some rows: a share of tokens, or a KL per token, is a mean over them.
     pub fn tokens(&self, rows: &[usize]) -> f64 {
-        f64::from(host(self.counted(rows).tensor().sum())[0])
+        self.counted(rows).iter().sum()
     }
 
-    /// The mask of some rows, without gradient.
-    fn counted(&self, rows: &[usize]) -> ResponseMask {
-        let rows = index(rows, &self.mask.tensor());
-        self.mask.clone().map(|ones| ones.select(0, rows))
+    /// Counted tokens of each of some rows.
+    fn counted(&self, rows: &[usize]) -> Vec<f64> {
+        let [_, columns] = self.mask.tensor().dims();
+        let ones = host(self.mask.tensor());
+        rows.iter().map(|row| ones[row * columns..][..columns].iter().map(|&one| f64::from(one)).sum()).collect()
     }
 
     /// `[B]`

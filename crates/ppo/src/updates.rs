@@ -174,7 +174,7 @@ fn shuffled(rows: usize, unit: usize, minibatches: usize, rng: &mut seeds::Rng) 
 
 /// The number in a tensor `[1]`.
 fn first(x: Tensor<1>) -> f64 {
-    f64::from(host(x.inner())[0])
+    f64::from(host(x)[0])
 }
 
 /// Statistics of a minibatch over its parts.

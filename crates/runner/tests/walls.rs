@@ -16,7 +16,7 @@ const MAY_IMPORT: [(&str, &[&str]); 17] = [
     ("reward", &["spec", "objectives", "data", "model", "training"]),
     ("ppo", &["spec", "objectives", "data", "model", "training", "reward"]),
     ("dpo", &["spec", "objectives", "data", "model", "training"]),
-    ("evaluation", &["spec", "objectives", "data", "model", "training", "reward"]),
+    ("evaluation", &["spec", "kernels", "objectives", "data", "model", "training", "reward"]),
     ("ledger", &["spec", "tables"]),
     ("report", &["spec", "ledger"]),
     ("testing", &[]),

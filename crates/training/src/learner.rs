@@ -4,8 +4,7 @@ use crate::dropout::Dropout;
 use crate::optimizer::{Optimizer, StepNorms};
 use crate::{Result, invariants, schedule::rate};
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
-use burn::optim::GradientsParams;
-use burn::tensor::Tensor;
+use burn::tensor::{Gradients, Tensor};
 use duel_model::weights;
 use duel_spec::LearnerSettings;
 use serde::{Deserialize, Serialize};
@@ -244,7 +243,8 @@ impl<M: Module> Learner<M> {
             return Err(invariants::diverged(self.state.step, "the loss", value));
         }
         let spare = std::mem::take(&mut self.spare);
-        let gradient = self.gradient_in(spare, self.module(), loss * share);
+        let loss = if share == 1.0 { loss } else { loss * share };
+        let gradient = self.gradient_in(spare, self.module(), loss);
         self.pending.loss += value * share;
         self.pending.share += share;
         if self.pending.gradient.is_empty() {
@@ -342,20 +342,20 @@ impl<M: Module> Learner<M> {
     /// The same in a given allocation.
     fn gradient_in(&self, mut flat: Vec<f32>, module: &M, loss: Tensor<1>) -> Vec<f32> {
         struct CollectGradients {
-            gradients: GradientsParams,
+            gradients: Gradients,
             /// Of each trained parameter its size and, where the loss reaches it, its gradient.
             parts: Vec<(usize, Option<Vec<f32>>)>,
         }
         impl ModuleVisitor for CollectGradients {
             fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-                let gradient = self.gradients.remove::<D>(param.id).map(weights::host);
-                if gradient.is_some() || param.val().is_require_grad() {
-                    self.parts.push((param.shape().num_elements(), gradient));
+                let tensor = param.val();
+                let gradient = tensor.grad_remove(&mut self.gradients).map(weights::host);
+                if gradient.is_some() || tensor.is_require_grad() {
+                    self.parts.push((tensor.shape().num_elements(), gradient));
                 }
             }
         }
-        let gradients = GradientsParams::from_grads(loss.backward(), module);
-        let mut collect = CollectGradients { gradients, parts: vec![] };
+        let mut collect = CollectGradients { gradients: loss.backward(), parts: vec![] };
         module.visit(&mut collect);
         weights::concatenate(&collect.parts, &mut flat);
         if let Some(dropout) = &self.dropout {

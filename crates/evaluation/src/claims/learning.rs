@@ -25,7 +25,7 @@ struct LogitTable {
 impl LogitTable {
     /// The reference itself.
     fn new(s0: &WorldTables, device: &Device) -> Self {
-        let logits: Vec<f32> = s0.reference.iter().flat_map(|q| q.0.iter().map(|l| *l as f32)).collect();
+        let logits: Vec<f32> = s0.reference.iter().flat_map(|q| q.logp.iter().map(|l| *l as f32)).collect();
         Self { logits: Param::from_tensor(Tensor::from_data(TensorData::new(logits, [PROMPTS, RESPONSES]), device)) }
     }
 
@@ -81,7 +81,7 @@ fn ppo(s0: &WorldTables, beta: f64) -> Result<Vec<ResponseDistribution>> {
         let episodes: Vec<(usize, usize)> =
             (0..EPISODES).map(|i| (i % PROMPTS, samplers[i % PROMPTS].sample(&mut rng))).collect();
         // 2. Exact advantages: the response's reward minus the mean reward of its prompt.
-        let earned = |x: usize, y: usize| s0.gold[x][y] - beta * (old[x].0[y] - s0.reference[x].0[y]);
+        let earned = |x: usize, y: usize| s0.gold[x][y] - beta * (old[x].logp[y] - s0.reference[x].logp[y]);
         let expected: Vec<f64> =
             (0..PROMPTS).map(|x| old[x].expect(&(0..RESPONSES).map(|y| earned(x, y)).collect::<Vec<_>>())).collect();
         // 3. Update.
@@ -95,7 +95,7 @@ fn ppo(s0: &WorldTables, beta: f64) -> Result<Vec<ResponseDistribution>> {
                 let logp = entries(learner.module().logp(), &rows).unsqueeze_dim::<2>(1); // [b, 1]
                 let mask = ResponseMask::from_lengths(&vec![1; rows.len()], 1, &device);
                 let advantages = column(&|x, y| earned(x, y) - expected[x]);
-                let loss = clipped_policy_loss(logp, column(&|x, y| old[x].0[y]), advantages, 0.2, &mask).loss;
+                let loss = clipped_policy_loss(logp, column(&|x, y| old[x].logp[y]), advantages, 0.2, &mask).loss;
                 learner.minimize(loss)?;
             }
         }
@@ -115,10 +115,10 @@ fn dpo(s0: &WorldTables, beta: f64) -> Result<(Vec<ResponseDistribution>, f64)> 
         let values: Vec<f32> = (0..chosen.len()).map(|i| f(i) as f32).collect();
         Tensor::<1>::from_data(TensorData::new(values, [chosen.len()]), &device)
     };
-    let reference = |rows: &[(usize, usize)]| column(&|i| s0.reference[rows[i].0].0[rows[i].1]);
+    let reference = |rows: &[(usize, usize)]| column(&|i| s0.reference[rows[i].0].logp[rows[i].1]);
     let chance = |i: usize| {
         let ((x, a), (_, b)) = (chosen[i], rejected[i]);
-        (s0.reference[x].0[a] + s0.reference[x].0[b]).exp() * sigmoid(s0.gold[x][a] - s0.gold[x][b])
+        (s0.reference[x].logp[a] + s0.reference[x].logp[b]).exp() * sigmoid(s0.gold[x][a] - s0.gold[x][b])
     };
     let total: f64 = (0..chosen.len()).map(chance).sum();
     let weights = column(&|i| chance(i) / total);
@@ -191,5 +191,5 @@ fn entries(table: Tensor<2>, cells: &[(usize, usize)]) -> Tensor<1> {
 
 /// Draws responses of a distribution.
 fn sampler(policy: &ResponseDistribution) -> WeightedIndex<f64> {
-    WeightedIndex::new(policy.0.iter().map(|l| l.exp())).expect("probabilities are finite and sum to 1")
+    WeightedIndex::new(&policy.p).expect("probabilities are finite and sum to 1")
 }

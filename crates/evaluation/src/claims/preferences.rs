@@ -19,8 +19,8 @@ pub fn population_optimum() -> ExactClaim {
         let (mut distances, mut loss) = (vec![], 0.0);
         for (q, r) in s0.reference.iter().zip(&s0.gold) {
             let rewards: Vec<f64> = r.iter().map(|r| r / tau).collect();
-            let (implicit, minimum) = fit(&q.0.iter().map(|l| l.exp()).collect::<Vec<_>>(), &rewards);
-            let policy = normalised(q.0.iter().zip(&implicit).map(|(q, s)| q + s / beta).collect());
+            let (implicit, minimum) = fit(&q.p, &rewards);
+            let policy = normalised(q.logp.iter().zip(&implicit).map(|(q, s)| q + s / beta).collect());
             distances.push(policy.total_variation(&optimum(q, r, beta * tau))); // π* of r/τ at β
             loss += minimum / s0.gold.len() as f64;
         }
@@ -75,7 +75,7 @@ pub fn off_coverage() -> ExactClaim {
     );
     let covered = covered_weights(q);
     let loss_at = |policy: &ResponseDistribution| {
-        let implicit: Vec<f64> = policy.0.iter().zip(&q.0).map(|(p, q)| 0.5 * (p - q)).collect();
+        let implicit: Vec<f64> = policy.logp.iter().zip(&q.logp).map(|(p, q)| 0.5 * (p - q)).collect();
         population_loss(&covered, r, &implicit)
     };
     // the loss, and for each c the mass of the trap and the RL objective at β = .5
@@ -88,7 +88,8 @@ pub fn off_coverage() -> ExactClaim {
         claim = claim.near(format!("covered loss of {name}"), loss, before, 1e-6);
         let mut objectives = vec![];
         for (c, (mass, objective)) in [0.0, 5.0, 10.0].into_iter().zip(expected) {
-            let shifted = (0..bandit::RESPONSES).map(|y| if bandit::is_trap(y) { start.0[y] } else { start.0[y] - c });
+            let shift = |y| if bandit::is_trap(y) { start.logp[y] } else { start.logp[y] - c };
+            let shifted = (0..bandit::RESPONSES).map(shift);
             let policy = normalised(shifted.collect());
             let actual = policy.expect(r) - 0.5 * policy.kl(q);
             objectives.push(actual);
@@ -174,5 +175,5 @@ fn pair(chosen: Tensor<1>, rejected: Tensor<1>) -> PairLogp {
 
 /// The reference's weights without the trap.
 fn covered_weights(q: &ResponseDistribution) -> Vec<f64> {
-    (0..bandit::RESPONSES).map(|y| if bandit::is_trap(y) { 0.0 } else { q.0[y].exp() }).collect()
+    (0..bandit::RESPONSES).map(|y| if bandit::is_trap(y) { 0.0 } else { q.p[y] }).collect()
 }

@@ -2,7 +2,7 @@
 
 use super::claim::ExactClaim;
 use super::theory::{doubles, host, normalised};
-use crate::distribution::best_of_n as best_of_n_distribution;
+use crate::distribution::{RewardRanks, best_of_n as best_of_n_distribution};
 use crate::{WorldTables, optimum};
 use burn::tensor::{Device, Tensor};
 use duel_objectives::{k1, k2, k3};
@@ -15,7 +15,7 @@ pub fn best_of_n() -> ExactClaim {
     let prompts = s0.gold.len() as f64;
     // without ties the bounds are nearly reached
     let rewards: Vec<f64> = (0..4096).map(f64::from).collect();
-    let uniform = normalised(vec![0.0; rewards.len()]);
+    let (uniform, ranks) = (normalised(vec![0.0; rewards.len()]), RewardRanks::new(&rewards));
     let fixtures = [
         (2, 0.18701, 0.66233),
         (4, 0.61774, 0.79283),
@@ -26,13 +26,14 @@ pub fn best_of_n() -> ExactClaim {
     for (n, kl, win) in fixtures {
         let (mut found_kl, mut found_win) = (0.0, 0.0);
         for (q, r) in s0.reference.iter().zip(&s0.gold) {
-            let best = best_of_n_distribution(q, r, n);
-            let (wins, ties) = best.beats(q, r);
+            let ranks = RewardRanks::new(r);
+            let best = best_of_n_distribution(q, &ranks, n);
+            let (wins, ties) = best.beats(q, &ranks);
             found_kl += best.kl(q) / prompts;
             found_win += (wins + ties / 2.0) / prompts;
         }
-        let best = best_of_n_distribution(&uniform, &rewards, n);
-        let (wins, ties) = best.beats(&uniform, &rewards);
+        let best = best_of_n_distribution(&uniform, &ranks, n);
+        let (wins, ties) = best.beats(&uniform, &ranks);
         let n = f64::from(n);
         let (kl_bound, win_bound) = (n.ln() - (n - 1.0) / n, n / (n + 1.0));
         claim = claim
@@ -63,7 +64,7 @@ pub fn kl_estimators() -> ExactClaim {
             let distribution = optimum(q, r, beta);
             exact += distribution.kl(q) / prompts;
             let row = |values: &[f64]| doubles(values, &Device::flex()).unsqueeze::<2>();
-            let (logp, ref_logp) = (row(&distribution.0), row(&q.0));
+            let (logp, ref_logp) = (row(&distribution.logp), row(&q.logp));
             for (i, estimator) in [k1, k2, k3 as fn(Tensor<2>, Tensor<2>) -> Tensor<2>].into_iter().enumerate() {
                 let estimate = host(estimator(logp.clone(), ref_logp.clone()));
                 let mean = distribution.expect(&estimate);

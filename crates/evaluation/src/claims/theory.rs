@@ -38,7 +38,7 @@ pub fn optimum_is_unique() -> ExactClaim {
         for trial in 0..400 {
             let size = 10f64.powf(-3.0 + 4.0 * f64::from(trial) / 400.0);
             let perturb = |policy: &ResponseDistribution| {
-                let noise: Vec<f64> = policy.0.iter().map(|_| rng.random_range(-size..size)).collect();
+                let noise: Vec<f64> = policy.logp.iter().map(|_| rng.random_range(-size..size)).collect();
                 optimum(policy, &noise, 1.0) // π* exp(noise), normalised
             };
             let policies: Vec<_> = optima.iter().map(perturb).collect();
@@ -65,7 +65,7 @@ pub fn optimum_is_unique() -> ExactClaim {
 
 /// `log Σ π_ref(y) exp(r(y)/β)`
 fn log_z(reference: &ResponseDistribution, r: &[f64], beta: f64) -> f64 {
-    reference.0.iter().zip(r).map(|(q, r)| (q + r / beta).exp()).sum::<f64>().ln()
+    reference.logp.iter().zip(r).map(|(q, r)| (q + r / beta).exp()).sum::<f64>().ln()
 }
 
 /// A2: rewards that differ by f(x) are equivalent, and log-ratios represent their class.
@@ -81,9 +81,9 @@ pub fn rewards_of_one_class() -> ExactClaim {
             odds.push((sigmoid(r[a] - r[b]) - sigmoid(shifted[a] - shifted[b])).abs());
         }
         let (plain, shifted_optimum) = (optimum(q, r, beta), optimum(q, &shifted, beta));
-        probabilities.extend(plain.0.iter().zip(&shifted_optimum.0).map(|(a, b)| (a.exp() - b.exp()).abs()));
+        probabilities.extend(plain.p.iter().zip(&shifted_optimum.p).map(|(a, b)| (a - b).abs()));
         // β log(π*/π_ref) is r up to one constant per prompt
-        let rest: Vec<f64> = (0..r.len()).map(|y| beta * (plain.0[y] - q.0[y]) - r[y]).collect();
+        let rest: Vec<f64> = (0..r.len()).map(|y| beta * (plain.logp[y] - q.logp[y]) - r[y]).collect();
         implicit.extend(rest.iter().map(|x| (x - rest[0]).abs()));
         // J(π*) = β log Z rises by the constant
         let rise = beta * (log_z(q, &shifted, beta) - log_z(q, r, beta));
@@ -101,7 +101,7 @@ pub fn dpo_gradient() -> ExactClaim {
     let mut rng = seeds::derive(0, "claims", 0, "A4");
     let (beta, n) = (0.3, 8);
     let [logits, reference] = [0, 1].map(|_| (0..n).map(|_| rng.random_range(-2.0..2.0)).collect::<Vec<f64>>());
-    let reference = normalised(reference).0;
+    let reference = normalised(reference).logp;
     let (w, l) = (2usize, 5usize);
     let device = Device::flex().autodiff();
     let loss = |logits: &[f64]| {
@@ -125,7 +125,7 @@ pub fn dpo_gradient() -> ExactClaim {
     let (value, leaf) = loss(&logits);
     let gradient = host(leaf.grad(&value.backward()).expect("the loss depends on the logits"));
 
-    let pi = normalised(logits.clone()).0;
+    let pi = normalised(logits.clone()).logp;
     let u = beta * ((pi[w] - reference[w]) - (pi[l] - reference[l]));
     // ∂ log π(y) / ∂ logit v = [y = v] − π(v), in which π(v) cancels
     let scores = |v: usize| f64::from(v == w) - f64::from(v == l);
@@ -193,7 +193,7 @@ pub fn largest(values: impl IntoIterator<Item = f64>) -> f64 {
 pub fn normalised(logits: Vec<f64>) -> ResponseDistribution {
     let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let log_z = max + logits.iter().map(|x| (x - max).exp()).sum::<f64>().ln();
-    ResponseDistribution(logits.into_iter().map(|x| x - log_z).collect())
+    ResponseDistribution::new(logits.into_iter().map(|x| x - log_z).collect())
 }
 
 /// The logistic function.

@@ -6,7 +6,7 @@ use burn::module::Module;
 use burn::tensor::Device;
 use duel_data::grammar::GrammarWorld;
 use duel_dpo::{Dpo, ReferenceLogp};
-use duel_evaluation::ExactEvaluator;
+use duel_evaluation::{ExactEvaluator, WorldTables};
 use duel_model::{Policy, ResponseReader, ScalarModel, generate};
 use duel_ppo::{ActorCritic, Critic, Ppo, RolloutContext};
 use duel_reward::{LearnedReward, RewardModel, RewardNetwork};
@@ -230,11 +230,14 @@ impl<'s> CaseBuilder<'s> {
         Case { tokens, flops: None, run: Box::new(run) }
     }
 
+    /// A point of a learning curve: a policy far from its reference, with a learned reward.
     fn evaluation(self) -> Result<Case> {
         let (world, reference) = (GrammarWorld::new(GrammarSettings::defaults().rho, 1), self.policy().valid());
-        let evaluator = ExactEvaluator::new(&world, self.reader, &reference, None);
+        let proxy = |split| WorldTables::grammar(&world, split).proxy;
+        let evaluator = ExactEvaluator::new(&world, self.reader, &reference, Some(&proxy));
+        let policy = Policy::new(&self.shape.config, &mut seeds::derive(0, "bench", 1, "init"), &self.device);
         let run = move || {
-            black_box(evaluator.measure(&reference, Some(0.5))?);
+            black_box(evaluator.measure(&policy, Some(0.5))?);
             Ok(())
         };
         Ok(Case { tokens: 0, flops: None, run: Box::new(run) })
