@@ -3,6 +3,7 @@
 
 use crate::block::{BlockOptions, BlockShape, BlockWeights, RopeTables};
 use crate::buffer::PooledBuffer;
+use crate::decoder_head::{DecoderHead, PackedHead, TokenDistributions};
 use crate::frozen::FrozenMatrix;
 use crate::linear_matrix::LinearMatrix;
 use crate::matrix::DEPTH;
@@ -36,25 +37,6 @@ pub struct DecoderParts<'a> {
     pub head: DecoderHead<'a>,
 }
 
-/// What makes logits of hidden states.
-#[derive(Debug, Clone, Copy)]
-pub struct DecoderHead<'a> {
-    /// `[D, V]`; `None` where it is the embedding.
-    pub matrix: Option<LinearMatrix<'a>>,
-    /// `[V]`; empty where there is none.
-    pub bias: &'a [f32],
-    /// Logits are multiplied by this.
-    pub multiplier: f32,
-    /// `cap·tanh(logit/cap)`
-    pub soft_cap: Option<f32>,
-}
-
-impl Default for DecoderHead<'_> {
-    fn default() -> Self {
-        Self { matrix: None, bias: &[], multiplier: 1.0, soft_cap: None }
-    }
-}
-
 /// Where a decoder reads the embedding of a token.
 #[derive(Debug, Clone)]
 enum DecoderTokens {
@@ -80,9 +62,7 @@ pub struct Decoder {
     positions: Vec<f32>,
     blocks: Vec<PackedBlock>,
     norm: DecoderNorm,
-    head: DecoderLinear,
-    logit_multiplier: f32,
-    logit_soft_cap: Option<f32>,
+    head: PackedHead,
     /// Whether attention sums in the order of [`crate::block_forward`]: what differs in the last bit may otherwise be rounded to
     /// another bf16 number, and differ in all that follows.
     sums_as_training: bool,
@@ -102,14 +82,11 @@ impl Decoder {
     pub fn new(parts: DecoderParts<'_>) -> Self {
         let d = parts.width;
         let vocabulary = parts.tokens.len() / d;
-        let DecoderHead { matrix, bias, multiplier, soft_cap } = parts.head;
-        let tokens = match (matrix, parts.tokens) {
+        let tokens = match (parts.head.matrix, parts.tokens) {
             (None, _) => DecoderTokens::Head,
             (_, LinearMatrix::F32 { values, .. }) => DecoderTokens::Rows(values.to_vec()),
             (_, LinearMatrix::Frozen(matrix)) => DecoderTokens::Frozen(matrix.clone()),
         };
-        let matrix = matrix.unwrap_or(parts.tokens).packed([d, vocabulary]);
-        let head = DecoderLinear::new(matrix, vocabulary, (!bias.is_empty()).then(|| bias.to_vec()));
         Self {
             width: d,
             heads: parts.heads,
@@ -122,9 +99,7 @@ impl Decoder {
             positions: parts.positions,
             blocks: vec![],
             norm: DecoderNorm::new(parts.norm),
-            head,
-            logit_multiplier: multiplier,
-            logit_soft_cap: soft_cap,
+            head: PackedHead::new(parts.head, parts.tokens, [d, vocabulary]),
             sums_as_training: matches!(parts.tokens, LinearMatrix::Frozen(_)),
         }
     }
@@ -162,20 +137,6 @@ impl Decoder {
         let empty = || self.blocks.iter().map(|_| vec![0f32; size]).collect();
         let split = self.is_large() && places < 2 * FEW_ROWS;
         Decoding { decoder: self, capacity, columns: vec![0; places], keys: empty(), values: empty(), split }
-    }
-
-    /// Logits `[B, V]` of normed states `[B, D]`.
-    fn logits(&self, normed: &[f32], split: bool) -> PooledBuffer {
-        let n = normed.len() / self.width;
-        let mut logits = PooledBuffer::new(n * self.head.outputs);
-        self.head.write(n, normed, &mut logits, split);
-        if self.logit_multiplier != 1.0 {
-            logits.iter_mut().for_each(|logit| *logit *= self.logit_multiplier);
-        }
-        if let Some(cap) = self.logit_soft_cap {
-            rows::soft_cap(&mut logits, cap);
-        }
-        logits
     }
 
     /// Adds the embedding of a token to `x`.
@@ -220,12 +181,16 @@ struct TokenPosition {
     column: usize,
 }
 
-impl Decoding<'_> {
-    /// Reads the next tokens in some places, one or more in each; returns the logits after the last of each, `[places, V]`.
+impl<'a> Decoding<'a> {
+    /// Reads the next tokens in some places, one or more in each; returns the distributions of the token after the last of each.
+    /// Those that are `hidden` `[V]` from one have no probability there.
     ///
     /// # Panics
     /// If a sequence grows past its capacity.
-    pub fn forward(&mut self, next: &[NextTokens]) -> PooledBuffer {
+    pub fn forward<'b>(&mut self, next: &[NextTokens], hidden: Vec<Option<&'b [bool]>>) -> TokenDistributions<'b>
+    where
+        'a: 'b,
+    {
         let model = self.decoder;
         let (d, epsilon, split) = (model.width, model.epsilon, self.split);
 
@@ -273,7 +238,7 @@ impl Decoding<'_> {
         }
         next.iter().for_each(|next| self.columns[next.place] += next.ids.len());
 
-        // 3. The last tokens' logits.
+        // 3. What follows the last tokens.
         let ends = next.iter().scan(0, |end, next| {
             *end += next.ids.len();
             Some(*end)
@@ -281,7 +246,7 @@ impl Decoding<'_> {
         let last: Vec<f32> = ends.flat_map(|end| x[(end - 1) * d..end * d].iter().copied()).collect(); // [places, D]
         let mut normed = vec![0f32; last.len()];
         model.norm.apply(&last, epsilon, &mut normed, &mut statistics[..2 * next.len()]);
-        model.logits(&normed, split)
+        model.head.distributions(normed, hidden, split)
     }
 
     /// The sequence of one place goes on in another too.
@@ -293,9 +258,9 @@ impl Decoding<'_> {
         self.columns[to] = self.columns[from];
     }
 
-    /// Empties a place for another sequence.
-    pub fn clear(&mut self, place: usize) {
-        self.columns[place] = 0;
+    /// Leaves so many columns of the sequence in a place.
+    pub fn truncate(&mut self, place: usize, columns: usize) {
+        self.columns[place] = self.columns[place].min(columns);
     }
 
     /// Norms and rotates queries and keys of the new columns.
@@ -448,31 +413,5 @@ fn sums_in_parts<const N: usize>(values: &[f32], step: usize, weights: &[f32], p
         }
         mixed.iter_mut().zip(sums).for_each(|(m, sum)| *m += sum);
         start = end;
-    }
-}
-
-simd_dispatch! {
-    /// Sums of neighbouring blocks of `block` numbers.
-    pub fn sums_of_blocks(x: &[f32], block: usize) -> Vec<f64> {
-        x.chunks(block).map(|block| f64::from(crate::simd::sum_of(block, |x| x))).collect()
-    }
-}
-
-simd_dispatch! {
-    /// `exp(logit − max)` of the tokens that are not hidden (0 of the others); returns the largest logit.
-    pub fn softmax_weights(logits: &[f32], hidden: Option<&[bool]>, weights: &mut [f32]) -> f32 {
-        let Some(hidden) = hidden else {
-            let max = max_of(logits);
-            weights.iter_mut().zip(logits).for_each(|(w, x)| *w = exp(x - max));
-            return max;
-        };
-        for ((w, x), hidden) in weights.iter_mut().zip(logits).zip(hidden) {
-            *w = if *hidden { f32::NEG_INFINITY } else { *x };
-        }
-        let max = max_of(weights);
-        for (w, hidden) in weights.iter_mut().zip(hidden) {
-            *w = if *hidden { 0.0 } else { exp(*w - max) };
-        }
-        max
     }
 }

@@ -3,7 +3,7 @@
 //! A product of two bf16 numbers is exact in f32. A sum runs over pairs of inputs, in each the odd input first, as
 //! `vdpbf16ps` does it: without that instruction the same numbers come out, but for those below 2⁻¹²⁶, which it takes as 0.
 
-use crate::buffer::PairBuffer;
+use crate::buffer::{PairBuffer, PooledBuffer};
 use crate::matrix::{Accumulate, FEW_ROWS, Matrix, PANEL};
 use crate::pair::{BLOCK_PAIRS, Pair, pair, round_row, unpair};
 use crate::panel_bf16::{self, DEPTH_PAIRS, PairPanel, turn_block};
@@ -73,11 +73,27 @@ impl Bf16Rows {
     }
 }
 
+/// Pairs of a panel of 8 bits: `quants` `[pair][even, odd][column]`, `scales` `[block][column]`.
+fn dequantise(quants: &[i8], scales: &[f32], to: &mut [Pair]) {
+    let (quants, to) = (quants.as_chunks::<{ 2 * PANEL }>().0, to.as_chunks_mut::<PANEL>().0);
+    let scales = scales.as_chunks::<PANEL>().0;
+    assert!(quants.len() == to.len() && to.len() <= scales.len() * BLOCK_PAIRS, "a slice is too short");
+    #[cfg(target_arch = "x86_64")]
+    if crate::simd::has_bf16() {
+        #[expect(unsafe_code, reason = "`has_bf16` asked the processor for AVX-512 BF16")]
+        // SAFETY: as the reason says.
+        unsafe {
+            crate::panel_avx512_bf16::dequantise(quants, scales, to);
+        }
+        return;
+    }
+    plain_dequantise(quants, scales, to);
+}
+
 simd_dispatch! {
-    /// Pairs of a panel of 8 bits: `quants` `[pair][even, odd][column]`, `scales` `[block][column]`.
-    fn dequantise(quants: &[i8], scales: &[f32], to: &mut [Pair]) {
-        let (quants, to) = (quants.as_chunks::<{ 2 * PANEL }>().0, to.as_chunks_mut::<PANEL>().0);
-        let blocks = quants.chunks(Q8_BLOCK / 2).zip(to.chunks_mut(Q8_BLOCK / 2)).zip(scales.as_chunks::<PANEL>().0);
+    /// As [`dequantise`], on any processor, with the same results.
+    fn plain_dequantise(quants: &[[i8; 2 * PANEL]], scales: &[[f32; PANEL]], to: &mut [[Pair; PANEL]]) {
+        let blocks = quants.chunks(BLOCK_PAIRS).zip(to.chunks_mut(BLOCK_PAIRS)).zip(scales);
         for ((quants, to), scales) in blocks {
             for (quants, to) in quants.iter().zip(to) {
                 for column in 0..PANEL {
@@ -89,49 +105,104 @@ simd_dispatch! {
     }
 }
 
+/// Writes a panel of bf16 `[pair][column]`: the first columns of a matrix of so many inputs and columns, the rest 0.
+fn round_panel(from: Matrix<'_>, [inputs, columns]: [usize; 2], to: &mut [Pair]) {
+    let width = columns.min(PANEL);
+    for (index, to) in to.as_chunks_mut::<PANEL>().0.iter_mut().enumerate() {
+        let number = |input: usize, column: usize| match input < inputs {
+            true => from.values[input * from.row_step + column * from.column_step],
+            false => 0.0,
+        };
+        for (column, to) in to[..width].iter_mut().enumerate() {
+            *to = pair(number(2 * index, column), number(2 * index + 1, column));
+        }
+        to[width..].fill(0);
+    }
+}
+
+/// Writes a panel of 8 bits: quants `[pair][even, odd][column]` and scales `[block][column]`.
+fn quantise_panel(
+    from: Matrix<'_>,
+    [inputs, columns]: [usize; 2],
+    quants: &mut [[i8; PANEL]],
+    scales: &mut [[f32; PANEL]],
+) {
+    let width = columns.min(PANEL);
+    for ((block, quants), scales) in quants.chunks_mut(Q8_BLOCK).enumerate().zip(scales) {
+        let rows = block * Q8_BLOCK..inputs.min((block + 1) * Q8_BLOCK);
+        for column in 0..PANEL {
+            let number = |input: usize| match rows.contains(&input) && column < width {
+                true => from.values[input * from.row_step + column * from.column_step],
+                false => 0.0,
+            };
+            let inputs = (block * Q8_BLOCK..).take(Q8_BLOCK);
+            let scale = inputs.clone().map(|input| number(input).abs()).fold(0.0, f32::max) / 127.0;
+            scales[column] = scale;
+            for (quants, input) in quants.iter_mut().zip(inputs) {
+                quants[column] = if scale > 0.0 { (number(input) / scale).round() as i8 } else { 0 };
+            }
+        }
+    }
+}
+
 impl FrozenMatrix {
     /// # Panics
     /// If the slice is too short for its shape.
     pub fn new(from: Matrix<'_>, inputs: usize, outputs: usize, numbers: FrozenNumbers) -> Self {
         assert!(from.holds(inputs, outputs), "a slice is too short");
-        let (pairs, panels) = (panel_pairs(inputs), outputs.div_ceil(PANEL));
-        // a number, 0 beyond the matrix
-        let at = |input: usize, output: usize| match input < inputs && output < outputs {
-            true => from.values[input * from.row_step + output * from.column_step],
-            false => 0.0,
-        };
+        Self::by_panels(inputs, outputs, numbers, |columns, pack| {
+            let values = from.values.get(columns.start * from.column_step..).unwrap_or_default();
+            pack(Matrix { values, ..from });
+        })
+    }
+
+    /// A matrix that is never there as a whole in f32: `read` writes some columns as rows `[columns, K]`, 32 of them at a time.
+    pub fn from_columns(
+        inputs: usize,
+        outputs: usize,
+        numbers: FrozenNumbers,
+        read: impl Fn(Range<usize>, &mut [f32]) + Sync,
+    ) -> Self {
+        Self::by_panels(inputs, outputs, numbers, |columns, pack| {
+            let mut rows = PooledBuffer::new(columns.len() * inputs);
+            read(columns, &mut rows);
+            pack(Matrix::rows(&rows, inputs).t());
+        })
+    }
+
+    /// Rounds panel by panel: `panel` takes columns, and what to call with a matrix that begins with them.
+    fn by_panels(
+        inputs: usize,
+        outputs: usize,
+        numbers: FrozenNumbers,
+        panel: impl Fn(Range<usize>, &mut dyn FnMut(Matrix<'_>)) + Sync,
+    ) -> Self {
+        let (pairs, count) = (panel_pairs(inputs), outputs.div_ceil(PANEL));
+        let columns = |index: usize| index * PANEL..outputs.min((index + 1) * PANEL);
         let panels = match numbers {
             FrozenNumbers::Bf16 => {
-                let mut all = PairBuffer::new(panels * pairs * PANEL);
-                let pack = |(panel, to): (usize, &mut [Pair])| {
-                    for (index, to) in to.iter_mut().enumerate() {
-                        let (input, output) = (index / PANEL * 2, panel * PANEL + index % PANEL);
-                        *to = pair(at(input, output), at(input + 1, output));
-                    }
-                };
-                write_panels(&mut all, pairs * PANEL, pack);
+                let mut all = PairBuffer::new(count * pairs * PANEL);
+                write_panels(&mut all, pairs * PANEL, |(index, to)| {
+                    let columns = columns(index);
+                    panel(columns.clone(), &mut |from| round_panel(from, [inputs, columns.len()], to));
+                });
                 Panels::Bf16(all)
             }
             FrozenNumbers::Q8 => {
                 let blocks = pairs * 2 / Q8_BLOCK;
-                let mut quants = vec![0i8; panels * pairs * 2 * PANEL];
-                let mut scales = vec![0f32; panels * blocks * PANEL];
-                write_panels(&mut scales, blocks * PANEL, |(panel, scales)| {
-                    for (index, scale) in scales.iter_mut().enumerate() {
-                        let (first, output) = (index / PANEL * Q8_BLOCK, panel * PANEL + index % PANEL);
-                        let largest =
-                            (first..first + Q8_BLOCK).map(|input| at(input, output).abs()).fold(0.0, f32::max);
-                        *scale = largest / 127.0;
-                    }
-                });
-                write_panels(&mut quants, pairs * 2 * PANEL, |(panel, quants)| {
-                    for (index, quant) in quants.iter_mut().enumerate() {
-                        let (input, column) = (index / PANEL, index % PANEL);
-                        let scale = scales[(panel * blocks + input / Q8_BLOCK) * PANEL + column];
-                        let x = at(input, panel * PANEL + column);
-                        *quant = if scale > 0.0 { (x / scale).round() as i8 } else { 0 };
-                    }
-                });
+                let mut quants = vec![0i8; count * pairs * 2 * PANEL];
+                let mut scales = vec![0f32; count * blocks * PANEL];
+                if inputs > 0 {
+                    let of_panels = quants.par_chunks_exact_mut(pairs * 2 * PANEL);
+                    let of_panels = of_panels.zip(scales.par_chunks_exact_mut(blocks * PANEL)).enumerate();
+                    of_panels.for_each(|(index, (quants, scales))| {
+                        let (columns, quants, scales) =
+                            (columns(index), quants.as_chunks_mut().0, scales.as_chunks_mut().0);
+                        panel(columns.clone(), &mut |from| {
+                            quantise_panel(from, [inputs, columns.len()], quants, scales);
+                        });
+                    });
+                }
                 Panels::Q8 { quants, scales }
             }
         };
@@ -157,17 +228,32 @@ impl FrozenMatrix {
 
     /// The matrix `[K, N]` in f32, row by row.
     pub fn values(&self) -> Vec<f32> {
-        let mut values = vec![0f32; self.inputs * self.outputs];
+        self.rows(0..self.inputs)
+    }
+
+    /// Some rows of the matrix `[K, N]` in f32.
+    pub fn rows(&self, inputs: Range<usize>) -> Vec<f32> {
+        let mut values = vec![0f32; inputs.len() * self.outputs];
         let mut scratch = None;
-        let pairs = panel_pairs(self.inputs);
+        let first = inputs.start / Q8_BLOCK * BLOCK_PAIRS; // whole blocks, so that 8 bits can be decoded
+        let pairs = first..inputs.end.next_multiple_of(Q8_BLOCK) / 2;
         for panel in 0..self.outputs.div_ceil(PANEL) {
             let columns = panel * PANEL..self.outputs.min((panel + 1) * PANEL);
-            let rows = self.pairs(panel, 0..pairs, &mut scratch).as_chunks::<PANEL>().0;
-            for (row, to) in values.chunks_exact_mut(self.outputs.max(1)).enumerate() {
-                for (to, pair) in to[columns.clone()].iter_mut().zip(&rows[row / 2]) {
-                    *to = unpair(*pair)[row % 2];
+            let rows = self.pairs(panel, pairs.clone(), &mut scratch).as_chunks::<PANEL>().0;
+            for (input, to) in inputs.clone().zip(values.chunks_exact_mut(self.outputs.max(1))) {
+                for (to, pair) in to[columns.clone()].iter_mut().zip(&rows[input / 2 - first]) {
+                    *to = unpair(*pair)[input % 2];
                 }
             }
+        }
+        values
+    }
+
+    /// Some columns in f32, one after another, `[columns, K]`.
+    pub fn columns(&self, columns: Range<usize>) -> Vec<f32> {
+        let mut values = vec![0f32; columns.len() * self.inputs];
+        for (column, to) in columns.zip(values.chunks_exact_mut(self.inputs.max(1))) {
+            self.add_column(column, 1.0, to);
         }
         values
     }
@@ -417,6 +503,45 @@ mod tests {
                 assert!(k == 0 || matrix.rows_product(&packed) == plain);
             }
         }
+    }
+
+    #[test]
+    fn it_is_rounded_and_read_in_parts_as_a_whole() {
+        for [_, k, n] in SHAPES {
+            let w = numbers(k * n, 5);
+            for kind in [FrozenNumbers::Bf16, FrozenNumbers::Q8] {
+                let whole = FrozenMatrix::new(Matrix::rows(&w, k).t(), k, n, kind); // stored [N, K]
+                let read = |columns: Range<usize>, to: &mut [f32]| {
+                    assert!(columns.len() <= PANEL);
+                    to.copy_from_slice(&w[columns.start * k..columns.end * k]);
+                };
+                let values = whole.values();
+                assert_eq!(FrozenMatrix::from_columns(k, n, kind, read).values(), values, "{kind:?} {k} {n}");
+                for rows in [0..k, 0..k.min(3), k / 2..k, k..k] {
+                    assert_eq!(whole.rows(rows.clone()), values[rows.start * n..rows.end * n], "{kind:?} {k} {n}");
+                }
+                let columns = whole.columns(n / 3..n);
+                assert!(
+                    (0..columns.len()).all(|i| columns[i] == values[i % k * n + n / 3 + i / k]),
+                    "{kind:?} {k} {n}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn eight_bits_are_decoded_to_the_same_bits_everywhere() {
+        let quants: Vec<i8> = (0..40 * 2 * PANEL).map(|i| (i * 37 % 255) as u8 as i8).collect();
+        let mut scales = numbers(3 * PANEL, 6);
+        scales[..4].copy_from_slice(&[0.0, 1e-40, 3e38, f32::MIN_POSITIVE / 3.0]); // zero, denormal, overflow
+        let [mut wide, mut plain] = [vec![0; 40 * PANEL], vec![0; 40 * PANEL]];
+        dequantise(&quants, &scales, &mut wide);
+        plain_dequantise(quants.as_chunks().0, scales.as_chunks().0, plain.as_chunks_mut().0);
+        assert_eq!(wide, plain);
+        let (pair_of, column) = (17, 9);
+        let scale = scales[PANEL + column];
+        let [even, odd] = [0, 1].map(|half| f32::from(quants[(2 * pair_of + half) * PANEL + column]) * scale);
+        assert_eq!(wide[pair_of * PANEL + column], pair(even, odd));
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod block;
 mod block_backward;
 mod buffer;
 mod decoder;
+mod decoder_head;
 mod frozen;
 mod gpt2;
 mod linear;
@@ -49,7 +50,8 @@ pub use block::{
 };
 pub use block_backward::block_backward;
 pub use buffer::{PooledBuffer, pool_make_room, pool_tick};
-pub use decoder::{Decoder, DecoderHead, DecoderParts, Decoding, NextTokens, softmax_weights, sums_of_blocks};
+pub use decoder::{Decoder, DecoderParts, Decoding, NextTokens};
+pub use decoder_head::{DecoderHead, TokenDistribution, TokenDistributions};
 pub use frozen::{FrozenMatrix, FrozenNumbers};
 pub use gpt2::{Gpt2Gradient, Gpt2Saved, Gpt2Shape, Gpt2Weights, gpt2_backward, gpt2_forward};
 pub use linear::{LinearGradient, LinearWeights};

@@ -157,6 +157,34 @@ impl PackedMatrix {
         }
     }
 
+    /// Rows `[count, inputs]` for products with some of its columns at a time.
+    pub fn left_rows<'a>(&self, values: Matrix<'a>, count: usize) -> LeftRows<'a> {
+        let rounded = match self {
+            Self::F32(_) => None,
+            Self::Frozen(matrix) => Some(Bf16Rows::new(values, count, matrix.inputs())),
+        };
+        LeftRows { values, count, rounded }
+    }
+
+    /// `y (+)= x·W` on this thread with some of the columns, of which the first begins a panel; rows of `y` stand `y_step` apart.
+    ///
+    /// # Panics
+    /// If a slice is too short for its shape, or the rows are not [`Self::left_rows`] of such a matrix.
+    pub fn columns_product(
+        &self,
+        x: &LeftRows<'_>,
+        columns: Range<usize>,
+        y: &mut [f32],
+        y_step: usize,
+        over: Accumulate,
+    ) {
+        match (self, &x.rounded) {
+            (Self::F32(packed), _) => packed.columns_product((x.count, columns), x.values, y, y_step, over),
+            (Self::Frozen(matrix), Some(x)) => matrix.product(x, columns, y, y_step, over),
+            (Self::Frozen(_), None) => panic!("rows of another kind of matrix"),
+        }
+    }
+
     /// `y (+)= x·W` of `n` rows on this thread; rows of `y` stand `y_step` apart.
     pub fn product(&self, n: usize, x: Matrix<'_>, y: &mut [f32], y_step: usize, over: Accumulate) {
         match self {

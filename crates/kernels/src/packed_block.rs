@@ -59,20 +59,13 @@ struct DecoderMap {
 
 impl DecoderLinear {
     /// One matrix.
-    pub fn new(matrix: PackedMatrix, outputs: usize, bias: Option<Vec<f32>>) -> Self {
+    fn new(matrix: PackedMatrix, outputs: usize, bias: Option<Vec<f32>>) -> Self {
         Self { maps: vec![DecoderMap { matrix, first: 0, adapter: None }], bias, outputs }
     }
 
     /// Numbers of its matrices.
     pub fn numbers(&self) -> usize {
         self.maps.iter().map(|map| map.matrix.numbers()).sum()
-    }
-
-    /// Adds a column of the only matrix times a factor to `x`.
-    pub fn add_column(&self, column: usize, factor: f32, x: &mut [f32]) {
-        if let [map] = &self.maps[..] {
-            map.matrix.add_column(column, factor, x);
-        }
     }
 
     /// `y = x·W + b` of `n` rows

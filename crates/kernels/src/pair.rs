@@ -14,7 +14,7 @@ pub const BLOCK_PAIRS: usize = PANEL / 2;
 fn bf16_bits(x: f32) -> u32 {
     let bits = x.to_bits();
     let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
-    let rounded = if rounded & 0x7f80 == 0 { rounded & 0x8000 } else { rounded };
+    let rounded = if bits & 0x7f80_0000 == 0 { rounded & 0x8000 } else { rounded };
     if x.is_nan() { 0x7fc0 } else { rounded }
 }
 
@@ -66,6 +66,7 @@ mod tests {
             (f32::MAX, f32::INFINITY),
             (f32::MIN_POSITIVE, f32::MIN_POSITIVE),
             (f32::MIN_POSITIVE / 2.0, 0.0),
+            (f32::MIN_POSITIVE.next_down(), 0.0), // which would be rounded up
             (-1e-40, -0.0),
         ] {
             assert_eq!(rounded(x).to_bits(), f32::to_bits(expected), "{x}");

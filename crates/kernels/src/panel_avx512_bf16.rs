@@ -1,15 +1,16 @@
 //! Tiles whose sums stay in registers of AVX-512, multiplied by `vdpbf16ps`; and the transpose of a block.
 #![expect(unsafe_code, reason = "loads and stores of whole registers")]
 
-use crate::matrix::{Accumulate, PANEL, ROWS};
-use crate::pair::Pair;
+use crate::matrix::{Accumulate, FEW_ROWS, PANEL, ROWS};
+use crate::pair::{BLOCK_PAIRS, Pair};
 use crate::panel_avx512::{ahead_step, mask};
 use crate::panel_bf16::PairPanel;
 use std::arch::x86_64::{
-    __m512bh, __m512i, _MM_HINT_T1, _mm_prefetch, _mm_set_epi8, _mm512_add_ps, _mm512_broadcast_i32x4,
-    _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_epi32,
-    _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_epi8, _mm512_shuffle_i64x2, _mm512_storeu_si512,
-    _mm512_unpackhi_epi64, _mm512_unpacklo_epi64,
+    __m512, __m512bh, __m512i, _MM_HINT_T1, _mm_loadu_si128, _mm_prefetch, _mm_set_epi8, _mm512_add_ps,
+    _mm512_broadcast_i32x4, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps,
+    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_mul_ps,
+    _mm512_permutexvar_epi16, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_epi8,
+    _mm512_shuffle_i64x2, _mm512_storeu_si512, _mm512_unpackhi_epi64, _mm512_unpacklo_epi64,
 };
 
 /// # Safety
@@ -99,6 +100,44 @@ unsafe fn tile<const M: usize>(x: *const Pair, w: *const Pair, y: *mut f32, para
             }
         }
     }
+}
+
+/// Pairs of a panel of 8 bits: `quants` `[pair][even, odd, column]`, `scales` `[block][column]`.
+///
+/// # Safety
+/// The processor has AVX-512 BF16.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub unsafe fn dequantise(quants: &[[i8; 2 * PANEL]], scales: &[[f32; PANEL]], to: &mut [[Pair; PANEL]]) {
+    // the even numbers come out in the first half of a register, and the odd ones in the second
+    let order: [u16; 32] = std::array::from_fn(|i| (i / 2 + i % 2 * 16) as u16);
+    // SAFETY: 64 bytes.
+    let order = unsafe { _mm512_loadu_si512(order.as_ptr().cast()) };
+    let blocks = quants.chunks(BLOCK_PAIRS).zip(to.chunks_mut(BLOCK_PAIRS)).zip(scales);
+    for ((quants, to), scales) in blocks {
+        for half in [0, 16] {
+            // SAFETY: half a row.
+            let scale = unsafe { _mm512_loadu_ps(scales[half..half + 16].as_ptr()) };
+            for (quants, to) in quants.iter().zip(&mut *to) {
+                let [even, odd] = [half, PANEL + half].map(|first| sixteen(&quants[first..first + 16], scale));
+                let rounded = _mm512_cvtne2ps_pbh(odd, even);
+                // SAFETY: both are 64 bytes, of which every pattern is a value; half a row.
+                unsafe {
+                    let pairs = _mm512_permutexvar_epi16(order, std::mem::transmute::<__m512bh, __m512i>(rounded));
+                    _mm512_storeu_si512(to[half..half + 16].as_mut_ptr().cast(), pairs);
+                }
+            }
+        }
+    }
+}
+
+/// Sixteen integers times their scales.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn sixteen(quants: &[i8], scale: __m512) -> __m512 {
+    let quants: &[i8; 16] = quants.try_into().expect("sixteen");
+    // SAFETY: 16 bytes.
+    let quants = unsafe { _mm_loadu_si128(quants.as_ptr().cast()) };
+    _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(quants)), scale)
 }
 
 /// As [`crate::panel_bf16::turn_block`]: first the 2 × 2 numbers of two neighbouring columns, which are 64 bits, then four

@@ -87,12 +87,38 @@ impl Packed {
         let rows = y.len() / self.outputs.max(1);
         let x = Matrix::rows(x, self.inputs);
         columns_among_threads([rows, self.outputs], y, self.outputs, over, split, |columns, y, y_step| {
-            if columns == (0..self.outputs) {
-                return self.gemm_range((rows, 0..self.inputs, self.outputs), x, y, y_step, over, 1.0);
-            }
-            let panels = &self.panels[columns.start * self.inputs..];
-            panels_product(panels, self.inputs, (rows, 0..self.inputs, columns.len()), x, y, y_step, over, 1.0);
+            self.columns_product((rows, columns), x, y, y_step, over);
         });
+    }
+
+    /// `y (+)= x·w` on this thread with some of the columns, of which the first begins a panel; rows of `y` stand `y_step` apart.
+    ///
+    /// # Panics
+    /// If a slice is too short for its shape.
+    pub fn columns_product(
+        &self,
+        (rows, columns): (usize, Range<usize>),
+        x: Matrix<'_>,
+        y: &mut [f32],
+        y_step: usize,
+        over: Accumulate,
+    ) {
+        if columns == (0..self.outputs) {
+            return self.gemm_range((rows, 0..self.inputs, self.outputs), x, y, y_step, over, 1.0);
+        }
+        let (inputs, width) = (self.inputs, columns.len());
+        let fits = columns.start.is_multiple_of(PANEL) && columns.end <= self.outputs && y_step >= width;
+        assert!(fits && x.holds(rows, inputs) && (rows - 1) * y_step + width <= y.len(), "a slice is too short");
+        panels_product(
+            &self.panels[columns.start * inputs..],
+            inputs,
+            (rows, 0..inputs, width),
+            x,
+            y,
+            y_step,
+            over,
+            1.0,
+        );
     }
 
     /// One column of the matrix.

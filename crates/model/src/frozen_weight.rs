@@ -1,7 +1,9 @@
 //! Matrices that are not trained and are no tensors: left in their file, or in memory with fewer bits.
 
-use crate::host_tensor::transposed;
+use crate::host_tensor::{host, transposed};
 use crate::mmap_matrix::MmapMatrix;
+use crate::tensor_view::TensorView;
+use burn::tensor::Tensor;
 use duel_kernels::{FrozenMatrix, FrozenNumbers, LinearMatrix, Matrix, PooledBuffer};
 use std::sync::Arc;
 
@@ -60,15 +62,19 @@ impl FrozenWeight {
             Self::Memory(matrix) => Self::Memory(matrix),
         }
     }
+}
 
-    /// The same matrix rounded and in memory.
-    pub fn in_memory(self, numbers: FrozenNumbers) -> Self {
-        let frozen = self.rounded(numbers);
-        match frozen.read() {
-            FrozenRead::Rounded(matrix) => Self::Memory(matrix),
-            FrozenRead::F32(_) => frozen,
-        }
-    }
+/// A matrix `[in, out]` rounded; `is_by_output`: the tensor is `[out, in]`.
+pub fn rounded_tensor(tensor: Tensor<2>, is_by_output: bool, numbers: FrozenNumbers) -> Arc<FrozenMatrix> {
+    let [rows, columns] = tensor.dims();
+    let round = |values: &[f32]| match is_by_output {
+        true => FrozenMatrix::new(Matrix::rows(values, columns).t(), columns, rows, numbers),
+        false => FrozenMatrix::new(Matrix::rows(values, columns), rows, columns, numbers),
+    };
+    Arc::new(match TensorView::new(tensor.clone()) {
+        Some(view) => round(view.values()),
+        None => round(&host(tensor)),
+    })
 }
 
 impl FrozenRead {

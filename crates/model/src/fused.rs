@@ -4,10 +4,7 @@
 use crate::counter::count;
 use crate::frozen_weight::{FrozenRead, FrozenWeight};
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{
-    Autodiff, Backend, BackendTensor, Dispatch, DispatchTensorKind, ExtensionType, Flex, TensorMetadata as _,
-    backend_extension,
-};
+use burn::backend::{Autodiff, Backend, Dispatch, ExtensionType, Flex, TensorMetadata as _, backend_extension};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use burn_autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn_autodiff::grads::Gradients;
@@ -148,27 +145,6 @@ pub fn frozen_product(x: Tensor<3>, matrix: Arc<FrozenMatrix>) -> Tensor<3> {
     let ([b, l, inputs], outputs) = (x.dims(), matrix.outputs());
     let rows = x.reshape([b * l, inputs]).into_dispatch();
     Tensor::<2>::from_dispatch(<Dispatch as Fused>::frozen_product(rows, FrozenFactor(matrix))).reshape([b, l, outputs])
-}
-
-/// The values of a tensor that [`is_supported`], where they are: nothing is copied.
-#[derive(Debug)]
-pub struct TensorView(FlexTensor);
-
-impl TensorView {
-    /// `None` for any other tensor.
-    pub fn new<const D: usize>(tensor: Tensor<D>) -> Option<Self> {
-        match tensor.into_dispatch().kind {
-            DispatchTensorKind::Flex(BackendTensor::Float(tensor)) => Some(Self(tensor.to_contiguous())),
-            DispatchTensorKind::Flex(tensor @ BackendTensor::Autodiff(_)) => {
-                Some(Self(tensor.autodiff_inner().to_contiguous()))
-            }
-            _ => None,
-        }
-    }
-
-    pub fn values(&self) -> &[f32] {
-        as_slice(&self.0)
-    }
 }
 
 fn as_slice(tensor: &FlexTensor) -> &[f32] {

@@ -3,7 +3,7 @@
 use crate::weights::host;
 use crate::{KvCache, Policy, Responses, Tokens};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use duel_kernels::{Decoding, NextTokens, PooledBuffer, softmax_weights, sums_of_blocks};
+use duel_kernels::{Decoding, NextTokens, TokenDistribution, TokenDistributions};
 use duel_spec::{TokenSpec, seeds::Rng};
 use rand::RngExt;
 use rayon::prelude::*;
@@ -21,27 +21,22 @@ pub fn generate(
 ) -> Responses {
     let columns = space.response_tokens;
     let uniforms: Vec<Vec<f64>> = prompts.iter().map(|_| (0..columns).map(|_| rng.random()).collect()).collect();
-    write(policy, space, prompts, device, |row, column, logits, hidden| draw(logits, hidden, uniforms[row][column]))
+    write(policy, space, prompts, device, |row, column, next| next.draw(uniforms[row][column]))
 }
 
 /// The likeliest token at every step, and its log-prob at temperature 1; the first of equals.
 pub fn greedy(policy: &Policy, space: &TokenSpec, prompts: Vec<Vec<u32>>, device: &Device) -> Responses {
-    write(policy, space, prompts, device, |_, _, logits, hidden| {
-        let allowed = (0..logits.len()).filter(|&v| hidden.is_none_or(|h| !h[v]));
-        let best = allowed.reduce(|best, v| if logits[v] > logits[best] { v } else { best }).unwrap_or(0);
-        let Softmax { max, total, .. } = softmax(logits, hidden);
-        (best as u32, logp(logits[best], max, total))
-    })
+    write(policy, space, prompts, device, |_, _, next| next.likeliest())
 }
 
-/// Writes responses token by token; `choose` takes a row, a column, the row's logits and which tokens are hidden,
-/// and gives the token with its log-prob.
+/// Writes responses token by token; `choose` takes a row, a column and the distribution of the next token, and gives a token with
+/// its log-prob.
 fn write(
     policy: &Policy,
     space: &TokenSpec,
     prompts: Vec<Vec<u32>>,
     device: &Device,
-    choose: impl Fn(usize, usize, &[f32], Option<&[bool]>) -> (u32, f32) + Sync,
+    choose: impl Fn(usize, usize, &TokenDistribution<'_>) -> (u32, f32) + Sync,
 ) -> Responses {
     let Some(decoder) = policy.decoder() else {
         let (responses, logp) = write_composed(policy, space, &prompts, device, choose).into_iter().unzip();
@@ -53,8 +48,7 @@ fn write(
     let shares = prompts.par_chunks(share).enumerate();
     let written: Vec<(GeneratedRows, DecodeOutput)> = shares
         .map(|(i, prompts)| {
-            let choose =
-                |row, column, logits: &[f32], hidden: Option<&[bool]>| choose(i * share + row, column, logits, hidden);
+            let choose = |row, column, next: &TokenDistribution<'_>| choose(i * share + row, column, next);
             DecodedRows::write(decoder.start(places, capacity), places, space, prompts, choose)
         })
         .collect();
@@ -77,7 +71,7 @@ const SMALL: usize = 1 << 15;
 /// Responses with their log-probs.
 type GeneratedRows = Vec<(Vec<u32>, Vec<f32>)>;
 
-/// What was read for them: columns of all sequences, and the states whose logits were wanted.
+/// What was read for them: columns of all sequences, and the states that a token was drawn after.
 #[derive(Debug, Clone, Copy, Default)]
 struct DecodeOutput {
     columns: usize,
@@ -89,8 +83,8 @@ struct DecodeOutput {
 struct ActiveRow {
     row: usize,
     place: usize,
-    /// Whose logits it draws from, among those of the last reading.
-    logits: usize,
+    /// What it reads, among what all read next.
+    next: usize,
 }
 
 /// Some rows, written in the places of a decoder: a row that ends leaves its place to the next prompt.
@@ -101,14 +95,15 @@ struct DecodedRows<'a, C> {
     choose: C,
     out: GeneratedRows,
     read: DecodeOutput,
-    /// Rows that have begun.
+    /// Rows that have begun, and the last of them with its place.
     begun: usize,
+    last: Option<(usize, usize)>,
     free: Vec<usize>,
     active: Vec<ActiveRow>,
     next: Vec<NextTokens>,
 }
 
-impl<'a, C: Fn(usize, usize, &[f32], Option<&[bool]>) -> (u32, f32) + Sync> DecodedRows<'a, C> {
+impl<'a, C: Fn(usize, usize, &TokenDistribution<'_>) -> (u32, f32) + Sync> DecodedRows<'a, C> {
     fn write(
         decoding: Decoding<'a>,
         places: usize,
@@ -124,6 +119,7 @@ impl<'a, C: Fn(usize, usize, &[f32], Option<&[bool]>) -> (u32, f32) + Sync> Deco
             out: vec![Default::default(); prompts.len()],
             read: DecodeOutput::default(),
             begun: 0,
+            last: None,
             free: (0..places).rev().collect(),
             active: vec![],
             next: vec![],
@@ -136,15 +132,16 @@ impl<'a, C: Fn(usize, usize, &[f32], Option<&[bool]>) -> (u32, f32) + Sync> Deco
                 return (rows.out, rows.read);
             }
             // 2. All read what is new to them.
-            let logits = rows.read();
+            let distributions = rows.read(hidden.as_deref());
             // 3. Each draws a token, and reads it next unless it ends.
-            rows.sample(&logits, hidden.as_deref());
+            rows.sample(&distributions);
         }
     }
 
-    /// Fills free places. Neighbours with one prompt that begin together read it once.
+    /// Fills free places. Neighbours with one prompt read it once: those that begin together share the reading, and one that begins
+    /// later takes it from the place of the row before it, and reads the prompt's last token again for what follows.
     fn begin(&mut self) {
-        let mut last: Option<usize> = None;
+        let before = self.last;
         while let (Some(&place), Some(prompt)) = (self.free.last(), self.prompts.get(self.begun)) {
             let row = self.begun;
             self.begun += 1;
@@ -152,39 +149,48 @@ impl<'a, C: Fn(usize, usize, &[f32], Option<&[bool]>) -> (u32, f32) + Sync> Deco
                 continue;
             }
             self.free.pop();
-            if last.is_none_or(|last| self.prompts[last] != *prompt) {
-                self.decoding.clear(place);
-                self.next.push(NextTokens { place, ids: prompt.iter().map(|&id| id as i32).collect() });
-                last = Some(row);
+            let neighbour = self.last.filter(|(row, _)| self.prompts[*row] == *prompt);
+            if neighbour.is_none() || neighbour == before {
+                let mut columns = 0;
+                if let Some((_, from)) = neighbour {
+                    self.decoding.copy(from, place);
+                    columns = prompt.len() - 1;
+                }
+                self.decoding.truncate(place, columns);
+                self.next.push(NextTokens { place, ids: prompt[columns..].iter().map(|&id| id as i32).collect() });
             }
-            self.active.push(ActiveRow { row, place, logits: self.next.len() - 1 });
+            self.last = Some((row, place));
+            self.active.push(ActiveRow { row, place, next: self.next.len() - 1 });
         }
     }
 
-    /// Logits after the last new token of each place that reads, `[next, V]`.
-    fn read(&mut self) -> PooledBuffer {
+    /// The distributions after the last new token of each place that reads. Rows that read together have the same column.
+    fn read<'b>(&mut self, hidden: Option<&'b [Vec<bool>]>) -> TokenDistributions<'b>
+    where
+        'a: 'b,
+    {
         self.read.columns += self.next.iter().map(|next| next.ids.len()).sum::<usize>();
         self.read.states += self.next.len();
-        let logits = self.decoding.forward(&self.next);
-        for ActiveRow { place, logits, .. } in &self.active {
-            let reader = self.next[*logits].place;
+        let mut masks = vec![None; self.next.len()];
+        if let Some(hidden) = hidden {
+            self.active.iter().for_each(|row| masks[row.next] = Some(hidden[self.out[row.row].0.len()].as_slice()));
+        }
+        let distributions = self.decoding.forward(&self.next, masks);
+        for ActiveRow { place, next, .. } in &self.active {
+            let reader = self.next[*next].place;
             if reader != *place {
                 self.decoding.copy(reader, *place);
             }
         }
-        logits
+        distributions
     }
 
-    fn sample(&mut self, logits: &[f32], hidden: Option<&[Vec<bool>]>) {
+    fn sample(&mut self, distributions: &TokenDistributions<'_>) {
         let Self { space, choose, out, active, .. } = &*self;
-        let v = space.vocabulary;
         let drawn: Vec<(u32, f32)> = active
             .par_iter()
-            .with_min_len((SMALL / v).max(1))
-            .map(|&ActiveRow { row, logits: index, .. }| {
-                let column = out[row].0.len();
-                choose(row, column, &logits[index * v..][..v], hidden.map(|hidden| hidden[column].as_slice()))
-            })
+            .with_min_len((SMALL / space.vocabulary).max(1))
+            .map(|&ActiveRow { row, next, .. }| choose(row, out[row].0.len(), &distributions.after(next)))
             .collect();
         self.next.clear();
         for (ActiveRow { row, place, .. }, (token, logp)) in std::mem::take(&mut self.active).into_iter().zip(drawn) {
@@ -195,7 +201,7 @@ impl<'a, C: Fn(usize, usize, &[f32], Option<&[bool]>) -> (u32, f32) + Sync> Deco
                 self.free.push(place);
                 continue;
             }
-            self.active.push(ActiveRow { row, place, logits: self.next.len() });
+            self.active.push(ActiveRow { row, place, next: self.next.len() });
             self.next.push(NextTokens { place, ids: vec![token as i32] });
         }
     }
@@ -217,7 +223,7 @@ fn write_composed(
     space: &TokenSpec,
     prompts: &[Vec<u32>],
     device: &Device,
-    choose: impl Fn(usize, usize, &[f32], Option<&[bool]>) -> (u32, f32) + Sync,
+    choose: impl Fn(usize, usize, &TokenDistribution<'_>) -> (u32, f32) + Sync,
 ) -> GeneratedRows {
     let columns = space.response_tokens;
     let hidden = space.forbidden_mask();
@@ -261,7 +267,7 @@ fn write_composed(
         let mut unfinished = Vec::with_capacity(alive.len());
         ids = Vec::with_capacity(alive.len());
         for (place, (&row, law)) in alive.iter().zip(logits.chunks_exact(space.vocabulary)).enumerate() {
-            let (token, logp) = choose(row, column, law, hidden);
+            let (token, logp) = choose(row, column, &TokenDistributions::of_logits(law, hidden).after(0));
             out[row].0.push(token);
             out[row].1.push(logp);
             if !space.ends_response(token) {
@@ -281,76 +287,11 @@ fn write_composed(
     out
 }
 
-/// The token at quantile `u` of the softmax of the allowed logits, and its log-probability.
-fn draw(logits: &[f32], hidden: Option<&[bool]>, u: f64) -> (u32, f32) {
-    let Softmax { weights, sums, max, total } = softmax(logits, hidden);
-    // 1. The block in which the quantile lies; the last that has any weight where rounding leaves none.
-    let mut remaining = u * total;
-    let mut block = 0;
-    for (i, &sum) in sums.iter().enumerate().filter(|(_, sum)| **sum > 0.0) {
-        block = i;
-        if remaining < sum {
-            break;
-        }
-        remaining -= sum;
-    }
-    // 2. The token within it.
-    let first = block * BLOCK;
-    let mut token = first;
-    for (i, &w) in weights[first..].iter().take(BLOCK).enumerate().filter(|(_, w)| **w > 0.0) {
-        token = first + i;
-        remaining -= f64::from(w);
-        if remaining < 0.0 {
-            break;
-        }
-    }
-    (token as u32, logp(logits[token], max, total))
-}
-
-/// Log-probability of a token, given its logit and what [`softmax`] gave.
-fn logp(logit: f32, max: f32, total: f64) -> f32 {
-    (f64::from(logit - max) - total.ln()) as f32
-}
-
-/// Tokens that a draw skips at once.
-const BLOCK: usize = 64;
-
-struct Softmax {
-    /// `exp(logit − max)` of the allowed tokens, 0 of the others.
-    weights: PooledBuffer,
-    /// Of blocks of [`BLOCK`] weights.
-    sums: Vec<f64>,
-    max: f32,
-    total: f64,
-}
-
-fn softmax(logits: &[f32], hidden: Option<&[bool]>) -> Softmax {
-    let mut weights = PooledBuffer::new(logits.len());
-    let max = softmax_weights(logits, hidden, &mut weights);
-    let sums = sums_of_blocks(&weights, BLOCK);
-    let total = sums.iter().sum();
-    Softmax { weights, sums, max, total }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::TransformerConfig;
     use duel_spec::seeds;
-
-    #[test]
-    fn draw_takes_the_quantile_over_allowed_tokens_only() {
-        let logits = [0.0, 5.0, 0.0, 2f32.ln()]; // 1, hidden, 1, 2 of 4
-        let hidden = [false, true, false, false];
-        let at = |u| draw(&logits, Some(&hidden), u);
-        assert_eq!([at(0.0).0, at(0.24).0, at(0.26).0, at(0.49).0, at(0.51).0, at(0.999).0], [0, 0, 2, 2, 3, 3]);
-        assert!((at(0.6).1 - 0.5f32.ln()).abs() < 1e-6);
-        // over several blocks: all weight is on tokens 70 and 150
-        let mut hidden = [true; 200];
-        (hidden[70], hidden[150]) = (false, false);
-        let at = |u| draw(&[0.0; 200], Some(&hidden), u).0;
-        assert_eq!([at(0.0), at(0.49), at(0.51), at(1.0)], [70, 70, 150, 150]);
-    }
 
     /// Prompts of several lengths, some of which repeat the one before them; what ends a response is likely, so that many end early.
     #[test]
@@ -373,8 +314,7 @@ mod tests {
         let uniform = |row: usize, column: usize| ((row * 13 + column * 29) % 31) as f64 / 31.0;
         for force_eos in [false, true] {
             let space = TokenSpec { force_eos, ..space.clone() };
-            let choose =
-                |row, column, logits: &[f32], hidden: Option<&[bool]>| draw(logits, hidden, uniform(row, column));
+            let choose = |row, column, next: &TokenDistribution<'_>| next.draw(uniform(row, column));
             let decoder = policy.decoder().expect("on flex");
             let write = |places| {
                 let decoding = decoder.start(places, 10);
@@ -386,7 +326,10 @@ mod tests {
             for places in [1, 2, 3, 8] {
                 let (rows, of_places) = write(places);
                 assert_eq!(rows, all, "{places} places");
-                assert!(of_places.columns >= read.columns && of_places.states >= read.states);
+                // a row that begins later than a neighbour with its prompt reads one token of it
+                let again = of_places.states - read.states;
+                assert_eq!(of_places.columns - read.columns, again, "{places} places");
+                assert!(again <= 17 - 6 && (places > 1 || again == 17 - 6), "{places} places: {again}");
             }
             // each prompt once, and each token but the last of a response
             let prompts_read: usize = (0..6).map(|i| prompts[3 * i].len()).sum();

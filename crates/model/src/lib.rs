@@ -45,6 +45,7 @@ mod rope_settings;
 mod sentencepiece;
 mod special_tokens;
 mod tensor_names;
+mod tensor_view;
 mod tokenizer_files;
 mod tokens;
 mod transformer;

@@ -1,5 +1,6 @@
 //! Matrices that stay in their file, and are decoded each time they are read.
 
+use crate::Result;
 use crate::file_dtype::FileDType;
 use crate::file_tensor::RowOrder;
 use crate::mapped_file::MappedFile;
@@ -37,12 +38,46 @@ impl MmapMatrix {
         values.par_chunks_mut((BAND * columns).max(1)).enumerate().for_each(|(band, to)| {
             let mut row = Vec::with_capacity(columns);
             for (i, to) in to.chunks_exact_mut(columns).enumerate() {
-                let from = self.range.start + self.order.file_row(self.rows, band * BAND + i) * bytes;
-                row.clear();
-                file[from..from + bytes].chunks_exact(size).for_each(|block| self.kind.decode_block(block, &mut row));
-                to.copy_from_slice(&row);
+                let from = self.range.start + self.file_row(band * BAND + i) * bytes;
+                self.decode_row(&file[from..from + bytes], &mut row, to);
             }
         });
         values
+    }
+
+    /// The file's row, among those of this matrix, that is our `row`.
+    pub(crate) fn file_row(&self, row: usize) -> usize {
+        self.order.file_row(self.rows, row)
+    }
+
+    fn decode_row(&self, bytes: &[u8], row: &mut Vec<f32>, to: &mut [f32]) {
+        let [_, size] = self.kind.block();
+        row.clear();
+        bytes.chunks_exact(size).for_each(|block| self.kind.decode_block(block, row));
+        to.copy_from_slice(row);
+    }
+
+    /// Some rows, read from the file and not through its mapping, which would count as memory of this process.
+    ///
+    /// # Errors
+    /// [`crate::Error::Changed`]
+    pub(crate) fn copy_rows(&self, rows: Range<usize>, to: &mut [f32]) -> Result<()> {
+        let [numbers, size] = self.kind.block();
+        let bytes = self.columns / numbers * size; // of a row, which is whole blocks
+        let copy = |row: usize, count: usize| {
+            let first = self.range.start + row * bytes;
+            self.file.copy(first..first + count * bytes)
+        };
+        let mut row = Vec::with_capacity(self.columns);
+        if self.order == RowOrder::Same {
+            let all = copy(rows.start, rows.len())?;
+            let of_rows = all.chunks_exact(bytes.max(1)).zip(to.chunks_exact_mut(self.columns.max(1)));
+            of_rows.for_each(|(bytes, to)| self.decode_row(bytes, &mut row, to));
+            return Ok(());
+        }
+        for (index, to) in rows.zip(to.chunks_exact_mut(self.columns.max(1))) {
+            self.decode_row(&copy(self.file_row(index), 1)?, &mut row, to);
+        }
+        Ok(())
     }
 }

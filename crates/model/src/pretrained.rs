@@ -5,6 +5,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::TransformerConfig;
 use crate::families::{gguf_tensor, hf_tensor};
 use crate::file_tensor::{FileTensor, RowPart};
+use crate::frozen_weight::FrozenWeight;
 use crate::gguf::{self, is_gguf};
 use crate::gguf_layout::from_file;
 use crate::gguf_rope::is_factors;
@@ -22,6 +23,7 @@ use duel_kernels::FrozenNumbers;
 use duel_spec::ids::Hasher;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A model whose settings have been read, and whose tensors wait to be asked for.
 #[derive(Debug)]
@@ -44,6 +46,11 @@ enum Naming {
     /// Without the prefix that a language model puts before its base model's names, as GPT-2's own file has them.
     Base,
 }
+
+/// The canonical name of the embedding, without `.weight`.
+const TOKENS: &str = "tokens";
+/// Matrices that are not of a block.
+const OUTER_MATRICES: [&str; 2] = [TOKENS, "head"];
 
 /// Contexts longer than any model has.
 const LONGEST: usize = 1 << 24;
@@ -127,48 +134,69 @@ impl Pretrained {
     }
 
     /// The same model with the matrices of its blocks left in their files, which are mapped into memory, and decoded each time
-    /// they are read. They cannot be trained, and the files must stay as they are as long as the model is used: where one has
-    /// another length or another time of change when it is read, [`Error::Changed`] is thrown for [`crate::catching`].
+    /// they are read, and rounded where `numbers` are given, as the embedding and the head then are in memory. They cannot be trained,
+    /// and the files must stay as they are as long as the model is used: where one has another length or another time of change when
+    /// it is read, [`Error::Changed`] is thrown for [`crate::catching`].
     ///
     /// # Errors
     /// As [`Pretrained::policy`]; matrices that are stored `[in, out]`.
-    pub fn mapped(&self, context: usize, device: &Device) -> Result<Policy> {
+    pub fn mapped(&self, context: usize, numbers: Option<FrozenNumbers>, device: &Device) -> Result<Policy> {
         let config = self.config_for(context)?;
-        let empty = Policy::zeros(&config, device);
-        let (mut matrices, mut left) = (HashMap::new(), HashSet::new());
-        for (ours, shape) in weights::shapes(&empty) {
-            let plain = canonical_name(&ours);
-            let Some(projection) = plain.strip_suffix(".weight").filter(|name| is_projection(name)) else { continue };
-            let file_tensor = self.file_tensor(&config, &ours);
+        let is_frozen = |stem: &str| is_projection(stem) || (numbers.is_some() && OUTER_MATRICES.contains(&stem));
+        self.with_frozen(&config, device, is_frozen, |stem, file_tensor| {
+            if let Some(numbers) = numbers.filter(|_| !is_projection(stem)) {
+                return self.rounded_weight(stem, file_tensor, numbers);
+            }
             if !file_tensor.is_transposed {
                 let value = format!("a model of the family {}, stored [in, out]", config.architecture.family);
                 let (key, accepted) = ("model.mapped".into(), "false; true for matrices stored [out, in]".into());
                 return Err(Error::Unsupported { path: self.store.path(), key, found: value, accepted });
             }
-            self.store.check_shape(&file_tensor, shape)?;
-            let matrix =
-                self.store.mapped(&file_tensor).ok_or_else(|| Error::Lacking { name: file_tensor.name.clone() })?;
-            left.insert(file_tensor.name);
-            matrices.insert(projection.to_owned(), matrix);
-        }
-        let empty = empty.map_projections(|name, projection| match matrices.remove(&name) {
-            Some(matrix) => projection.on_file(matrix),
-            None => projection,
-        });
-        self.read(&config, empty, &left)
+            let matrix = self.store.mapped(file_tensor);
+            let matrix = matrix.ok_or_else(|| Error::Lacking { name: file_tensor.name.clone() })?;
+            Ok(FrozenWeight::File { matrix: Arc::new(matrix), numbers })
+        })
     }
 
-    /// The same model with its matrices rounded, one after another as they are read.
+    /// The same model with its matrices, its embedding and its head rounded as they are read: no matrix that its file has `[out, in]` is
+    /// ever in memory in f32.
     ///
     /// # Errors
     /// As [`Pretrained::policy`].
     pub fn rounded(&self, context: usize, numbers: FrozenNumbers, device: &Device) -> Result<Policy> {
-        let policy = match self.mapped(context, device) {
-            Ok(mapped) => mapped.map_projections(|_, projection| projection.in_memory(numbers)),
-            Err(Error::Unsupported { .. }) => self.policy(context, device)?, // stored [in, out]
-            Err(error) => return Err(error),
-        };
-        Ok(policy.rounded(numbers))
+        let config = self.config_for(context)?;
+        let is_frozen = |stem: &str| is_projection(stem) || OUTER_MATRICES.contains(&stem);
+        self.with_frozen(&config, device, is_frozen, |stem, file_tensor| {
+            self.rounded_weight(stem, file_tensor, numbers)
+        })
+    }
+
+    /// A matrix of the file rounded, by its canonical name without `.weight`.
+    fn rounded_weight(&self, stem: &str, file_tensor: &FileTensor, numbers: FrozenNumbers) -> Result<FrozenWeight> {
+        let is_by_output = file_tensor.is_transposed || stem == TOKENS; // of which the outputs are the tokens
+        Ok(FrozenWeight::Memory(Arc::new(self.store.rounded(file_tensor, is_by_output, numbers)?)))
+    }
+
+    /// The model with some of its matrices, by their canonical names without `.weight`, as no tensors.
+    fn with_frozen(
+        &self,
+        config: &TransformerConfig,
+        device: &Device,
+        is_frozen: impl Fn(&str) -> bool,
+        matrix: impl Fn(&str, &FileTensor) -> Result<FrozenWeight>,
+    ) -> Result<Policy> {
+        let empty = Policy::zeros(config, device);
+        let (mut file_tensors, mut left) = (HashMap::new(), HashSet::new());
+        for (ours, shape) in weights::shapes(&empty) {
+            let plain = canonical_name(&ours);
+            let Some(stem) = plain.strip_suffix(".weight").filter(|stem| is_frozen(stem)) else { continue };
+            let file_tensor = self.file_tensor(config, &ours);
+            self.store.check_shape(&file_tensor, shape)?;
+            left.insert(file_tensor.name.clone());
+            file_tensors.insert(stem.to_owned(), file_tensor);
+        }
+        let policy = self.read(config, empty, &left)?;
+        policy.with_frozen(|stem| file_tensors.get(stem).map(|file_tensor| matrix(stem, file_tensor)).transpose())
     }
 
     /// Reads a directory or a `.gguf` file as a whole.

@@ -1,15 +1,12 @@
 //! A linear map that may carry a low-rank adapter.
 
-use crate::frozen_weight::{FrozenRead, FrozenWeight};
+use crate::frozen_weight::{FrozenRead, FrozenWeight, rounded_tensor};
 use crate::fused;
-use crate::host_tensor::host;
 use crate::init::{Init, normal};
-use crate::mmap_matrix::MmapMatrix;
 use burn::module::{Module, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use duel_kernels::{FrozenMatrix, FrozenNumbers, Matrix};
-use std::sync::Arc;
+use duel_kernels::FrozenNumbers;
 
 /// `x W + b`, and `+ (α/r) x A B` where an adapter is on.
 #[derive(Module, Debug)]
@@ -66,12 +63,8 @@ impl Projection {
         self.frozen.as_ref()
     }
 
-    /// The map with this matrix, which stays in its file.
-    pub(crate) fn on_file(self, matrix: MmapMatrix) -> Self {
-        self.with_frozen(FrozenWeight::File { matrix: Arc::new(matrix), numbers: None })
-    }
-
-    fn with_frozen(mut self, frozen: FrozenWeight) -> Self {
+    /// The map with this matrix, which is no tensor.
+    pub(crate) fn with_frozen(mut self, frozen: FrozenWeight) -> Self {
         let none = Tensor::zeros([1, 1], &self.linear.weight.device());
         self.linear.weight = Param::from_tensor(none);
         self.frozen = Some(frozen);
@@ -82,19 +75,9 @@ impl Projection {
     pub(crate) fn rounded(mut self, numbers: FrozenNumbers) -> Self {
         let frozen = match self.frozen.take() {
             Some(frozen) => frozen.rounded(numbers),
-            None => {
-                let ([inputs, outputs], values) = (self.dims(), host(self.linear.weight.val()));
-                let matrix = FrozenMatrix::new(Matrix::rows(&values, outputs), inputs, outputs, numbers);
-                FrozenWeight::Memory(Arc::new(matrix))
-            }
+            None => FrozenWeight::Memory(rounded_tensor(self.linear.weight.val(), false, numbers)),
         };
         self.with_frozen(frozen)
-    }
-
-    /// The same with a matrix that stays in its file read once.
-    pub(crate) fn in_memory(mut self, numbers: FrozenNumbers) -> Self {
-        self.frozen = self.frozen.map(|frozen| frozen.in_memory(numbers));
-        self
     }
 
     /// `[B, L, in]` to `[B, L, out]`.

@@ -6,12 +6,13 @@ use crate::host_tensor::HostTensor;
 use crate::mapped_file::MappedFile;
 use crate::mmap_matrix::MmapMatrix;
 use crate::{Error, Result};
+use duel_kernels::{FrozenMatrix, FrozenNumbers, Matrix};
 use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, SafeTensors};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// A tensor of a file.
 #[derive(Debug, Clone)]
@@ -155,6 +156,49 @@ impl WeightStore {
         let range = range.start + part.start * bytes..range.start + part.end * bytes;
         let (file, rows, order) = (self.files[*file].clone(), part.len(), file_tensor.order);
         Some(MmapMatrix { file, range, kind: *kind, rows, columns, order })
+    }
+
+    /// A matrix rounded as it is read, of a shape that [`Self::check_shape`] found: some outputs at a time where the file has it
+    /// `[out, in]`, as a whole where it has it `[in, out]`.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub(crate) fn rounded(
+        &self,
+        file_tensor: &FileTensor,
+        is_by_output: bool,
+        numbers: FrozenNumbers,
+    ) -> Result<FrozenMatrix> {
+        let name = &file_tensor.name;
+        let lacking = || Error::Lacking { name: name.clone() };
+        if !is_by_output {
+            let HostTensor { shape, values } = self.get(name)?.ok_or_else(lacking)?;
+            let outputs = shape.get(1).copied().unwrap_or(1);
+            let values = file_tensor.rows_from_file(values, outputs);
+            return Ok(FrozenMatrix::new(
+                Matrix::rows(&values, outputs),
+                values.len() / outputs.max(1),
+                outputs,
+                numbers,
+            ));
+        }
+        let matrix = self.mapped(file_tensor).ok_or_else(lacking)?;
+        let [inputs, outputs] = matrix.dims();
+        let first = file_tensor.part.as_ref().map_or(0, |part| part.rows.start);
+        let read = |rows: Range<usize>, to: &mut [f32]| {
+            matrix.copy_rows(rows.clone(), to)?;
+            let Some(index) = to.iter().position(|value| !value.is_finite()) else { return Ok(()) };
+            let number = (first + matrix.file_row(rows.start + index / inputs)) * inputs + index % inputs;
+            let problem = format!("number {number} of `{name}` is {}", to[index]);
+            Err(Error::Damaged { path: self.path_of(name), problem })
+        };
+        let problem = OnceLock::new();
+        let rounded = FrozenMatrix::from_columns(inputs, outputs, numbers, |rows, to| {
+            if problem.get().is_none() {
+                read(rows, to).unwrap_or_else(|error| drop(problem.set(error)));
+            }
+        });
+        problem.into_inner().map_or(Ok(rounded), Err)
     }
 
     /// Numbers of all tensors together.

@@ -160,17 +160,23 @@ pub fn hash<M: Module>(module: &M) -> String {
     hash_with(module, |_| None)
 }
 
+/// The values of a parameter, one part after another.
+pub(crate) type ValueParts = Box<dyn Iterator<Item = Vec<f32>>>;
+
 /// The same with some parameters, by name, of other shapes and values than the module holds.
-pub(crate) fn hash_with<M: Module>(module: &M, other: impl Fn(&str) -> Option<([usize; 2], Vec<f32>)>) -> String {
+pub(crate) fn hash_with<M: Module>(module: &M, other: impl Fn(&str) -> Option<([usize; 2], ValueParts)>) -> String {
     struct HashParams<F> {
         path: Vec<String>,
         other: F,
         hasher: Hasher,
     }
     impl<F> HashParams<F> {
-        fn add(&mut self, name: &str, shape: &[usize], values: &[f32]) {
+        fn begin(&mut self, name: &str, shape: &[usize]) {
             self.hasher.add(name.as_bytes());
             shape.iter().for_each(|size| self.hasher.add(&size.to_le_bytes()));
+        }
+
+        fn add(&mut self, values: &[f32]) {
             let mut bytes = Vec::with_capacity(4 * values.len().min(BLOCK));
             for block in values.chunks(BLOCK) {
                 bytes.clear();
@@ -179,7 +185,7 @@ pub(crate) fn hash_with<M: Module>(module: &M, other: impl Fn(&str) -> Option<([
             }
         }
     }
-    impl<F: Fn(&str) -> Option<([usize; 2], Vec<f32>)>> ModuleVisitor for HashParams<F> {
+    impl<F: Fn(&str) -> Option<([usize; 2], ValueParts)>> ModuleVisitor for HashParams<F> {
         fn enter_module(&mut self, name: &str, _: &str) {
             self.path.push(name.into());
         }
@@ -188,12 +194,13 @@ pub(crate) fn hash_with<M: Module>(module: &M, other: impl Fn(&str) -> Option<([
         }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             let name = self.path.join(".");
-            if let Some((shape, values)) = (self.other)(&name) {
-                return self.add(&name, &shape, &values);
+            if let Some((shape, parts)) = (self.other)(&name) {
+                self.begin(&name, &shape);
+                return parts.for_each(|values| self.add(&values));
             }
             let tensor = param.val();
-            let (shape, data) = (tensor.dims(), tensor.into_data());
-            self.add(&name, &shape, data.as_slice().expect("all models are f32"));
+            self.begin(&name, &tensor.dims());
+            self.add(tensor.into_data().as_slice().expect("all models are f32"));
         }
     }
     const BLOCK: usize = 1 << 16; // numbers that are turned into bytes at once

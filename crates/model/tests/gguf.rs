@@ -138,7 +138,7 @@ fn joint_queries_keys_and_values_are_read_as_three() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("m.gguf");
         std::fs::write(&path, joint.bytes()).unwrap();
-        let mapped = Pretrained::open(&path).unwrap().mapped(16, &Device::flex()).unwrap();
+        let mapped = Pretrained::open(&path).unwrap().mapped(16, None, &Device::flex()).unwrap();
         assert_eq!(mapped.hash(), expected);
     }
     let mut short = joined(&apart(false), "weight");

@@ -74,7 +74,7 @@ fn families_are_read_back_the_same() {
         .unwrap();
         let second = Pretrained::open(&again).unwrap();
         assert_eq!(second.config, *after, "{name}");
-        if let Ok(mapped) = model.mapped(after.context, &Device::flex()) {
+        if let Ok(mapped) = model.mapped(after.context, None, &Device::flex()) {
             let most = apart(logits(&mapped, before.vocabulary));
             assert!(most < 1e-5, "{name}: mapped, logits {most:e} apart");
         }

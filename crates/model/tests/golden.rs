@@ -470,7 +470,7 @@ fn golden_families_go_to_disk_and_back_unchanged() {
                 continue;
             }
             assert_eq!(weights::hash(&policy), weights::hash(&before.policy), "{}", path.display());
-            match after.mapped(context, &device) {
+            match after.mapped(context, None, &device) {
                 Ok(mapped) => {
                     assert_eq!(mapped.hash(), weights::hash(&before.policy), "{}", path.display());
                     same_family_logits(&format!("{name}, mapped"), &mapped, &inputs, &case["logits"], &device);

@@ -53,7 +53,7 @@ fn try_all(path: &Path) {
     let _ = duel_model::hash_of_files(path);
     let Ok(model) = Pretrained::open(path) else { return };
     let context = model.config.context.min(16);
-    let _ = model.mapped(context, &Device::flex()).map(Policy::merged);
+    let _ = model.mapped(context, None, &Device::flex()).map(Policy::merged);
     if let Ok(policy) = model.policy(context, &Device::flex()) {
         let ids = TensorData::new(vec![0i32; context.min(3)], [1, context.min(3)]);
         let _ = policy.logits(Tensor::<2, Int>::from_data(ids, &Device::flex()), 0).into_data();

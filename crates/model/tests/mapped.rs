@@ -92,7 +92,7 @@ fn it_reads_writes_trains_and_merges_as_in_memory() {
 fn same_as_in_memory(name: &str, path: &Path, numbers: usize) {
     let device = Device::flex();
     let model = Pretrained::open(path).unwrap();
-    let [whole, mapped] = [model.policy(16, &device).unwrap(), model.mapped(16, &device).unwrap()];
+    let [whole, mapped] = [model.policy(16, &device).unwrap(), model.mapped(16, None, &device).unwrap()];
     assert_eq!(weights::flatten(&mapped).len(), numbers, "{name}");
     assert_eq!(weights::hash(&mapped.clone().merged()), weights::hash(&whole), "{name}");
     assert_eq!((mapped.hash(), whole.hash()), (weights::hash(&whole), weights::hash(&whole)), "{name}");
@@ -127,7 +127,7 @@ fn other_devices_compose_it_from_operations() {
     let model = Pretrained::open(&path).unwrap();
     let read = |device: &Device| {
         let reader = ResponseReader::new(&SPACE, device);
-        let policy = adapted(model.mapped(16, device).unwrap(), device);
+        let policy = adapted(model.mapped(16, None, device).unwrap(), device);
         weights::host(reader.logits(&policy, &reader.tokens(&batch())))
     };
     for (a, b) in read(&Device::flex()).into_iter().zip(read(&device::open("ndarray").unwrap())) {
@@ -146,7 +146,7 @@ fn adapters_stay_on_where_the_block_has_an_operation_with_them() {
     let path = folder.path().join("gpt2.gguf");
     gguf::write(&path, &gpt2(), Precision::F16).unwrap();
     let model = Pretrained::open(&path).unwrap();
-    let (mapped, whole) = (model.mapped(16, &device).unwrap(), model.policy(16, &device).unwrap());
+    let (mapped, whole) = (model.mapped(16, None, &device).unwrap(), model.policy(16, &device).unwrap());
     assert!(keeps(mapped.clone()));
     let reader = ResponseReader::new(&SPACE, &device);
     let read = |policy: Policy| {
@@ -161,7 +161,7 @@ fn adapters_stay_on_where_the_block_has_an_operation_with_them() {
 fn matrices_that_are_stored_inputs_first_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     huggingface::write(folder.path(), &gpt2(), FileDType::F32).unwrap();
-    let refused = Pretrained::open(folder.path()).unwrap().mapped(16, &Device::flex()).unwrap_err();
+    let refused = Pretrained::open(folder.path()).unwrap().mapped(16, None, &Device::flex()).unwrap_err();
     assert!(matches!(refused, Error::Unsupported { ref key, .. } if key == "model.mapped"), "{refused}");
 }
 
@@ -173,7 +173,7 @@ fn a_file_that_was_changed_is_an_error_at_the_next_use() {
         let path = folder.path().join(format!("{name}.gguf"));
         gguf::write(&path, &llama(), Precision::F16).unwrap();
         let model = Pretrained::open(&path).unwrap();
-        let policy = model.mapped(16, &device).unwrap();
+        let policy = model.mapped(16, None, &device).unwrap();
         let reader = ResponseReader::new(&SPACE, &device);
         let read =
             || duel_model::catching(|| Ok::<_, Error>(weights::host(reader.logits(&policy, &reader.tokens(&batch())))));
@@ -198,6 +198,6 @@ fn a_file_that_was_changed_is_an_error_at_the_next_use() {
         assert!(matches!(merged, Error::Changed { .. }), "{name}: {merged}");
         // and what is read into memory is refused as well
         assert!(matches!(model.policy(16, &device), Err(Error::Changed { .. })), "{name}");
-        assert!(matches!(model.mapped(16, &device), Err(Error::Changed { .. })), "{name}");
+        assert!(matches!(model.mapped(16, None, &device), Err(Error::Changed { .. })), "{name}");
     }
 }

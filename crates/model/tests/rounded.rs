@@ -172,11 +172,58 @@ fn from_its_file_it_is_the_same_in_memory_and_mapped() {
             if numbers == FrozenNumbers::Bf16 {
                 assert_eq!(rounded.hash(), whole.hash(), "{name}: bf16 in bf16 loses nothing");
             }
-            if let Ok(mapped) = model.mapped(16, &device) {
-                let mapped = mapped.rounded(numbers);
+            if let Ok(mapped) = model.mapped(16, Some(numbers), &device) {
                 assert_eq!(mapped.hash(), rounded.hash(), "{name}, {numbers:?}");
                 assert_eq!(logits(&mapped), logits(&rounded), "{name}, {numbers:?}");
                 assert_eq!(logprobs(&mapped), logprobs(&rounded), "{name}, {numbers:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn drawn_or_merged_layer_by_layer_it_is_the_same() {
+    let device = Device::flex();
+    for (name, architecture, tied) in models() {
+        let config = config(architecture.clone(), tied);
+        for numbers in BOTH {
+            let mut rng = seeds::derive(0, "test", 0, "init");
+            let drawn = Policy::new_rounded(&config, &mut rng, numbers, &device);
+            assert_eq!(drawn.hash(), policy(architecture.clone(), tied).rounded(numbers).hash(), "{name}, {numbers:?}");
+        }
+        let rounded = policy(architecture.clone(), tied).rounded(FrozenNumbers::Bf16);
+        let adapted = adapted(rounded.clone(), &device);
+        let merged = adapted.clone().merged_and_rounded(FrozenNumbers::Bf16);
+        assert_eq!(merged.hash(), adapted.merged().rounded(FrozenNumbers::Bf16).hash(), "{name}");
+        assert!(!merged.has_lora() && merged.hash() != rounded.hash(), "{name}");
+    }
+}
+
+#[test]
+fn what_is_not_finite_is_refused_as_it_is_rounded() {
+    let device = Device::flex();
+    for tied in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoint = Checkpoint {
+            policy: policy(llama(), tied),
+            tokenizer_files: TokenizerFiles { special: Default::default(), tokenizer: None, template: None },
+            config: config(llama(), tied),
+        };
+        huggingface::write(folder.path(), &checkpoint, FileDType::F32).unwrap();
+        let path = folder.path().join("model.safetensors");
+        let bytes = std::fs::read(&path).unwrap();
+        let weights = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        for name in weights.names().into_iter().filter(|name| !name.contains("norm")) {
+            let data = weights.tensor(name).unwrap().data();
+            let at = data.as_ptr() as usize - bytes.as_ptr() as usize + data.len() / 8 * 4;
+            let mut damaged = bytes.clone();
+            damaged[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+            std::fs::write(&path, damaged).unwrap();
+            let model = Pretrained::open(folder.path()).unwrap();
+            for error in [model.policy(16, &device), model.rounded(16, FrozenNumbers::Bf16, &device)].map(Result::err) {
+                let expected = format!("number {} of `{name}` is NaN", data.len() / 8);
+                let actual = error.map(|error| error.to_string()).unwrap_or_default();
+                assert!(actual.contains(&expected), "{actual}, expected {expected}");
             }
         }
     }

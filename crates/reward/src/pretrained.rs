@@ -4,7 +4,9 @@ use crate::{Result, RewardReader, TextInput};
 use burn::tensor::Device;
 use duel_data::chat::ChatTemplate;
 use duel_data::{Detokenize, Json, ScoredText, TextTokenizer};
-use duel_model::{Classifier, Error as ModelError, Policy, ScalarModel, SpecialTokens, TransformerConfig};
+use duel_model::{
+    Classifier, Error as ModelError, FrozenNumbers, Policy, ScalarModel, SpecialTokens, TransformerConfig,
+};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -43,6 +45,14 @@ impl PretrainedReward {
     /// As [`duel_model::Pretrained::policy`].
     pub fn body(&self, device: &Device) -> Result<Policy> {
         Ok(self.classifier.model.policy(self.context(), device)?)
+    }
+
+    /// Its body rounded as it is read.
+    ///
+    /// # Errors
+    /// As [`duel_model::Pretrained::rounded`].
+    pub fn rounded_body(&self, numbers: FrozenNumbers, device: &Device) -> Result<Policy> {
+        Ok(self.classifier.model.rounded(self.context(), numbers, device)?)
     }
 
     /// The model, without gradient.

@@ -91,7 +91,7 @@ impl Throughput {
             }
         }
         let (name, batch, threads) = if pretrained { (PRETRAINED, 4, sysinfo::cores()) } else { ("experiment", 64, 1) };
-        let shape = Shape { name, config, space, batch, threads, numbers };
+        let shape = Shape { name, config, space, batch, episodes: batch, threads, numbers };
         let exact = experiment.world.kind == WorldKind::Grammar;
         let rate = |case| seconds_per_token(&shape, case);
         let sampling_shape = Shape { batch: WRITTEN, ..shape.clone() }; // few rows wait for a large model's weights

@@ -158,7 +158,7 @@ def torch_step(case, shape):
 
 
 def torch_ppo(shape):
-    b, p, n = shape["batch"], shape["prompt"], shape["response"]
+    b, p, n = shape["episodes"], shape["prompt"], shape["response"]
     policy, value = Gpt2(shape), Gpt2(shape, scalar=True)
     reference, reward = Gpt2(shape).requires_grad_(False), Gpt2(shape, scalar=True).requires_grad_(False)
     step = trained([policy, value], PPO_RATE)
@@ -281,7 +281,7 @@ def serve_trl(case, shape, answer):
     from transformers.utils import logging
 
     logging.set_verbosity_error()
-    b, p, n = shape["batch"], shape["prompt"], shape["response"]
+    b, p, n = shape["episodes" if case == "ppo" else "batch"], shape["prompt"], shape["response"]
     rows, steps = 16 * b, 1 << 20
 
     class Stand(TrainerCallback):

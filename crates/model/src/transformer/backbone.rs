@@ -16,12 +16,15 @@ use crate::transformer::kv_cache::KvCache;
 use crate::transformer::norm::Norm;
 use crate::transformer::positions::{LearnedPositions, Positions, Rotary, RotaryTable, at_positions};
 use crate::transformer::token_embedding::TokenEmbedding;
-use crate::weights;
+use crate::weights::{self, ValueParts};
 use burn::module::Module;
 use burn::tensor::{Bool, Device, Tensor};
 use duel_kernels::{FrozenMatrix, FrozenNumbers, RopeTables};
 use std::collections::HashMap;
 use std::sync::Arc;
+
+/// Rows of a rounded matrix that are hashed at a time.
+const HASHED_ROWS: usize = 128;
 
 /// A model without its head.
 #[derive(Module, Debug)]
@@ -59,11 +62,24 @@ impl Backbone {
             frozen.extend(projection.frozen().cloned().map(|matrix| (name, matrix)));
             projection
         });
-        let other = |matrix: &Arc<FrozenMatrix>| FrozenWeight::Memory(matrix.clone());
-        frozen.extend(head.map(|matrix| ("head".to_owned(), other(matrix))));
+        let part = |first: usize, length: usize| first..length.min(first + HASHED_ROWS);
         weights::hash_with(module, |ours| match canonical_name(ours).strip_suffix(".weight")? {
-            "tokens" => self.tokens.frozen().map(|_| (self.tokens.dims(), host(self.tokens.matrix()))),
-            stem => frozen.get(stem).map(|matrix| (matrix.dims(), matrix.values())),
+            "tokens" => {
+                let matrix = self.tokens.frozen()?.clone(); // [D, V]
+                let v = matrix.outputs();
+                let parts = (0..v).step_by(HASHED_ROWS).map(move |first| matrix.columns(part(first, v)));
+                Some((self.tokens.dims(), Box::new(parts) as ValueParts))
+            }
+            "head" => {
+                let matrix = head?.clone();
+                let (dims, d) = ([matrix.inputs(), matrix.outputs()], matrix.inputs());
+                let parts = (0..d).step_by(HASHED_ROWS).map(move |first| matrix.rows(part(first, d)));
+                Some((dims, Box::new(parts) as ValueParts))
+            }
+            stem => {
+                let matrix: FrozenWeight = frozen.get(stem)?.clone();
+                Some((matrix.dims(), Box::new(std::iter::once_with(move || matrix.values())) as ValueParts))
+            }
         })
     }
 
@@ -79,14 +95,32 @@ impl Backbone {
         self.map_projections(|_, projection| projection.merge_lora())
     }
 
-    pub fn new(config: &TransformerConfig, rng: &mut Init<'_>, device: &Device) -> Self {
+    /// Matrices are rounded to `numbers` as soon as they are made.
+    pub fn new(
+        config: &TransformerConfig,
+        rng: &mut Init<'_>,
+        numbers: Option<FrozenNumbers>,
+        device: &Device,
+    ) -> Self {
         let std = 1.0 / (config.width as f64).sqrt();
         let tokens = TokenEmbedding::new(normal([config.vocabulary, config.width], std, rng, device));
+        let tokens = match numbers {
+            Some(numbers) => tokens.rounded(numbers),
+            None => tokens,
+        };
         let positions = Positions::new(config, std, rng, device);
+        let block = |_| {
+            let block = TransformerBlock::new(config, rng, device);
+            match numbers {
+                Some(numbers) => block.map_projections(|_, projection| projection.rounded(numbers)),
+                None => block,
+            }
+        };
+        let blocks = (0..config.layers).map(block).collect();
         Self {
             tokens,
             positions,
-            blocks: (0..config.layers).map(|_| TransformerBlock::new(config, rng, device)).collect(),
+            blocks,
             norm: Norm::new(config.architecture.norm.kind, config.width, config.epsilon(), device),
             epsilon: config.epsilon(),
             embedding_multiplier: config.architecture.embedding_multiplier,

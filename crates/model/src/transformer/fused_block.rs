@@ -5,9 +5,10 @@ mod tests;
 
 use crate::architecture::{QkvLayout, ResidualOrder};
 use crate::frozen_weight::{FrozenRead, FrozenWeight};
-use crate::fused::{self, BlockPlan, BlockTensors, Gpt2Plan, Gpt2Tensors, TensorView};
+use crate::fused::{self, BlockPlan, BlockTensors, Gpt2Plan, Gpt2Tensors};
 use crate::host_tensor::host;
 use crate::projection::Projection;
+use crate::tensor_view::TensorView;
 use crate::transformer::attention::QkvProjection;
 use crate::transformer::block::TransformerBlock;
 use crate::transformer::mlp::Mlp;

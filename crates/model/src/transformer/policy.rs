@@ -1,12 +1,15 @@
 //! The language model.
 
+use crate::Result;
 use crate::architecture::LogitSpec;
 use crate::config::TransformerConfig;
 use crate::counter::count;
-use crate::fused::{self, LogpPlan, TensorView};
+use crate::frozen_weight::{FrozenWeight, rounded_tensor};
+use crate::fused::{self, LogpPlan};
 use crate::host_tensor::host;
 use crate::init::{Init, normal};
 use crate::projection::{Lora, Projection};
+use crate::tensor_view::TensorView;
 use crate::tokens::Tokens;
 use crate::transformer::backbone::Backbone;
 use crate::transformer::block::TransformerBlock;
@@ -16,9 +19,7 @@ use crate::transformer::positions::{LearnedPositions, Positions};
 use burn::module::{Module, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use duel_kernels::{
-    Decoder, DecoderHead, DecoderParts, FrozenMatrix, FrozenNumbers, LinearMatrix, Matrix, NormWeights,
-};
+use duel_kernels::{Decoder, DecoderHead, DecoderParts, FrozenMatrix, FrozenNumbers, LinearMatrix, NormWeights};
 use duel_spec::seeds::Rng;
 use std::sync::Arc;
 
@@ -43,7 +44,15 @@ impl Policy {
     /// # Panics
     /// If the architecture has a choice that is not computed: see [`crate::Architecture::check`].
     pub fn new(config: &TransformerConfig, rng: &mut Rng, device: &Device) -> Self {
-        Self::starting(config, &mut Init::Random(rng), device)
+        Self::starting(config, &mut Init::Random(rng), None, device)
+    }
+
+    /// [`Policy::rounded`] of the same model, each matrix rounded as soon as it is drawn.
+    ///
+    /// # Panics
+    /// As [`Policy::new`].
+    pub fn new_rounded(config: &TransformerConfig, rng: &mut Rng, numbers: FrozenNumbers, device: &Device) -> Self {
+        Self::starting(config, &mut Init::Random(rng), Some(numbers), device)
     }
 
     /// The shape of a model, whose weights are to be replaced.
@@ -51,14 +60,19 @@ impl Policy {
     /// # Panics
     /// As [`Policy::new`].
     pub fn zeros(config: &TransformerConfig, device: &Device) -> Self {
-        Self::starting(config, &mut Init::Zeros, device)
+        Self::starting(config, &mut Init::Zeros, None, device)
     }
 
-    fn starting(config: &TransformerConfig, rng: &mut Init<'_>, device: &Device) -> Self {
+    fn starting(
+        config: &TransformerConfig,
+        rng: &mut Init<'_>,
+        numbers: Option<FrozenNumbers>,
+        device: &Device,
+    ) -> Self {
         if let Err(error) = config.architecture.check() {
             panic!("{error}");
         }
-        let body = Backbone::new(config, rng, device);
+        let body = Backbone::new(config, rng, numbers, device);
         let head = (!config.tied).then(|| {
             let weight = normal([config.width, config.vocabulary], 0.02, rng, device);
             let mut head = LinearConfig::new(config.width, config.vocabulary).with_bias(false).init(device);
@@ -68,7 +82,11 @@ impl Policy {
             }
             head
         });
-        Self { body, head, frozen_head: None, logit_spec: config.architecture.logits.clone(), logits_memory: 0 }
+        let policy = Self { body, head, frozen_head: None, logit_spec: config.architecture.logits.clone(), logits_memory: 0 };
+        match numbers {
+            Some(numbers) => policy.rounded(numbers),
+            None => policy,
+        }
     }
 
     /// Logits after each token from column `from` on.
@@ -300,13 +318,52 @@ impl Policy {
     /// the other side to bf16 too.
     pub fn rounded(mut self, numbers: FrozenNumbers) -> Self {
         self.body = self.body.rounded(numbers);
-        if let Some(head) = self.head.as_mut().filter(|_| self.frozen_head.is_none()) {
-            let ([inputs, outputs], values) = (head.weight.dims(), host(head.weight.val()));
-            let matrix = FrozenMatrix::new(Matrix::rows(&values, outputs), inputs, outputs, numbers);
-            self.frozen_head = Some(Arc::new(matrix));
-            head.weight = Param::from_tensor(Tensor::zeros([1, 1], &head.weight.device()));
+        if let Some(head) = self.head.as_ref().filter(|_| self.frozen_head.is_none()) {
+            let matrix = rounded_tensor(head.weight.val(), false, numbers);
+            self = self.with_frozen_head(matrix);
         }
         self
+    }
+
+    /// [`Policy::rounded`] of the model with its adapters merged, of which each matrix is rounded as soon as it is merged.
+    pub fn merged_and_rounded(self, numbers: FrozenNumbers) -> Self {
+        let merge = |projection: Projection| match projection.lora {
+            Some(_) => projection.merge_lora().rounded(numbers),
+            None => projection,
+        };
+        self.map_projections(|_, projection| merge(projection)).rounded(numbers)
+    }
+
+    fn with_frozen_head(mut self, matrix: Arc<FrozenMatrix>) -> Self {
+        if let Some(head) = &mut self.head {
+            head.weight = Param::from_tensor(Tensor::zeros([1, 1], &head.weight.device()));
+            self.frozen_head = Some(matrix);
+        }
+        self
+    }
+
+    /// The model with those matrices that `matrix` gives by their names (`tokens`, `head`, `blocks.0.attention.q`), no longer to be
+    /// trained. The embedding and the head are in memory.
+    pub(crate) fn with_frozen(mut self, mut matrix: impl FnMut(&str) -> Result<Option<FrozenWeight>>) -> Result<Self> {
+        if let Some(FrozenWeight::Memory(matrix)) = matrix("tokens")? {
+            self.body.tokens = self.body.tokens.with_frozen(matrix);
+        }
+        if let Some(FrozenWeight::Memory(matrix)) = matrix("head")? {
+            self = self.with_frozen_head(matrix);
+        }
+        let mut problem = None;
+        let policy = self.map_projections(|name, projection| match problem.is_some() {
+            true => projection,
+            false => match matrix(&name) {
+                Ok(Some(frozen)) => projection.with_frozen(frozen),
+                Ok(None) => projection,
+                Err(error) => {
+                    problem = Some(error);
+                    projection
+                }
+            },
+        });
+        problem.map_or(Ok(policy), Err)
     }
 
     /// What the head reads with, `[D, V]`, where it is rounded.

@@ -1,9 +1,10 @@
 //! The embedding of tokens.
 
+use crate::frozen_weight::rounded_tensor;
 use burn::module::{Module, Param};
 use burn::tensor::module::embedding;
 use burn::tensor::{Int, Tensor, TensorData};
-use duel_kernels::{FrozenMatrix, FrozenNumbers, Matrix};
+use duel_kernels::{FrozenMatrix, FrozenNumbers};
 use std::sync::Arc;
 
 /// A vector for each token.
@@ -53,12 +54,16 @@ impl TokenEmbedding {
     /// The same embedding rounded, no longer to be trained.
     pub fn rounded(mut self, numbers: FrozenNumbers) -> Self {
         if self.frozen.is_none() {
-            let [tokens, width] = self.dims();
-            let values = crate::host_tensor::host(self.weight.val());
-            let matrix = FrozenMatrix::new(Matrix::rows(&values, width).t(), width, tokens, numbers);
-            self.weight = Param::from_tensor(Tensor::zeros([1, 1], &self.weight.device()));
-            self.frozen = Some(Arc::new(matrix));
+            let matrix = rounded_tensor(self.weight.val(), true, numbers);
+            self = self.with_frozen(matrix);
         }
+        self
+    }
+
+    /// The embedding with this matrix `[D, V]`, no longer to be trained.
+    pub fn with_frozen(mut self, matrix: Arc<FrozenMatrix>) -> Self {
+        self.weight = Param::from_tensor(Tensor::zeros([1, 1], &self.weight.device()));
+        self.frozen = Some(matrix);
         self
     }
 

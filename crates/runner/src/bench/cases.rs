@@ -222,10 +222,10 @@ impl<'s> CaseBuilder<'s> {
         };
         // every minibatch is trained on, as in the peers' loop
         let mut settings = PpoSettings::defaults();
-        (settings.shared.target_kl, settings.shared.episodes) = (f64::INFINITY, shape.batch);
-        let (prompts, mut method) = (shape.responses(shape.batch).prompts, Ppo::new(settings, context));
+        (settings.shared.target_kl, settings.shared.episodes) = (f64::INFINITY, shape.episodes);
+        let (prompts, mut method) = (shape.responses(shape.episodes).prompts, Ppo::new(settings, context));
         let mut learner = Learner::new(module, &LearnerSettings::defaults(), 1e-5, SCHEDULE.1);
-        let tokens = shape.batch * shape.space.response_tokens;
+        let tokens = shape.episodes * shape.space.response_tokens;
         let run = move || Ok(method.iteration(&prompts, &mut learner).map(drop)?);
         Case { tokens, flops: None, run: Box::new(run) }
     }

@@ -114,7 +114,7 @@ fn sizes(shape: &Shape) -> serde_json::Value {
     serde_json::json!({
         "family": config.architecture.family, "gelu": gelu, "inner": config.inner(), "layers": config.layers, "width": config.width,
         "heads": config.heads, "key_value_heads": config.key_value_heads(), "vocabulary": config.vocabulary,
-        "lora_rank": if shape.is_large() { LORA_RANK } else { 0 }, "prompt": shape.space.prompt_tokens, "response": shape.space.response_tokens, "batch": shape.batch, "rollout": shape.rollout(),
+        "lora_rank": if shape.is_large() { LORA_RANK } else { 0 }, "prompt": shape.space.prompt_tokens, "response": shape.space.response_tokens, "batch": shape.batch, "rollout": shape.rollout(), "episodes": shape.episodes,
         "numbers": shape.numbers,
     })
 }

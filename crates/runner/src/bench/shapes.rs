@@ -25,7 +25,7 @@ pub enum BenchShape {
     #[value(name = "135M")]
     Llama,
     /// A Qwen2 of 494 M parameters (24 layers, width 896, 14 heads on 2 of keys and values, vocabulary 151,936) under
-    /// LoRA of rank 16, 4 pairs of 64 + 64 tokens; every core
+    /// LoRA of rank 16, 4 pairs of 64 + 64 tokens, 16 sequences in a PPO iteration; every core
     #[value(name = "qwen0.5B")]
     Qwen2,
     /// The default model of the world `grammar`, 64 sequences of 4 + 6 tokens; one thread
@@ -39,8 +39,10 @@ pub struct Shape {
     pub name: &'static str,
     pub config: TransformerConfig,
     pub space: TokenSpec,
-    /// Sequences of an SFT step and of a rollout; pairs of the others.
+    /// Sequences of an SFT step and of what is generated; pairs of the others.
     pub batch: usize,
+    /// Responses of a PPO iteration.
+    pub episodes: usize,
     pub threads: usize,
     /// Of the frozen matrices of a large model.
     pub numbers: ModelNumbers,
@@ -59,14 +61,15 @@ impl Shape {
             BenchShape::Qwen2 => {
                 let (head_width, inner, rope_theta, epsilon) = (64, 4864, 1e6, 1e-6);
                 let llama = Llama { key_value_heads: 2, head_width, inner, rope_theta, epsilon };
-                Self::adapted("qwen0.5B", 24, [896, 14, 151_936], [64, 64], 4, Qwen2(llama).architecture())
+                let shape = Self::adapted("qwen0.5B", 24, [896, 14, 151_936], [64, 64], 4, Qwen2(llama).architecture());
+                Self { episodes: 16, ..shape }
             }
             BenchShape::Grammar => {
                 let world = GrammarWorld::new(GrammarSettings::defaults().rho, 1);
                 let ModelShape { layers, width, heads, tied, .. } = ModelShape::defaults();
                 let space = world.space().clone();
                 let config = TransformerConfig::small(space.vocabulary, space.context(), layers, width, heads, tied);
-                Self { name: "grammar", config, space, batch: 64, threads: 1, numbers: ModelNumbers::F32 }
+                Self { name: "grammar", config, space, batch: 64, episodes: 64, threads: 1, numbers: ModelNumbers::F32 }
             }
         }
     }
@@ -112,7 +115,7 @@ impl Shape {
     ) -> Self {
         let context = space.context();
         let config = TransformerConfig { vocabulary, context, layers, width, heads, tied: true, architecture };
-        Self { name, config, space, batch, threads: sysinfo::cores(), numbers: ModelNumbers::F32 }
+        Self { name, config, space, batch, episodes: batch, threads: sysinfo::cores(), numbers: ModelNumbers::F32 }
     }
 
     /// Sequences that are generated at a time; for the large model as many as a step on pairs reads.
@@ -134,12 +137,12 @@ impl Shape {
     }
 
     pub(super) fn policy(&self, device: &Device) -> Policy {
-        let policy = Policy::new(&self.config, &mut seeds::derive(0, "bench", 0, "init"), device);
-        let policy = policy.with_logits_memory(LearnerSettings::defaults().logits_bytes());
-        match frozen_numbers(self.numbers) {
-            Some(numbers) => policy.rounded(numbers),
-            None => policy,
-        }
+        let mut rng = seeds::derive(0, "bench", 0, "init");
+        let policy = match frozen_numbers(self.numbers) {
+            Some(numbers) => Policy::new_rounded(&self.config, &mut rng, numbers, device),
+            None => Policy::new(&self.config, &mut rng, device),
+        };
+        policy.with_logits_memory(LearnerSettings::defaults().logits_bytes())
     }
 
     /// Responses of full length to random prompts.

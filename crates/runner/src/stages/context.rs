@@ -124,8 +124,8 @@ impl StageContext<'_> {
         let sft = &self.experiment.stages.sft;
         let policy = match self.frozen_numbers().filter(|_| sft.steps == 0 || sft.lora) {
             Some(numbers) if !settings.mapped => model.rounded(context, numbers, &self.device)?,
-            Some(numbers) => model.mapped(context, &self.device)?.rounded(numbers),
-            None if settings.mapped => model.mapped(context, &self.device)?,
+            Some(numbers) => model.mapped(context, Some(numbers), &self.device)?,
+            None if settings.mapped => model.mapped(context, None, &self.device)?,
             None => model.policy(context, &self.device)?,
         };
         let policy = self.with_memory_settings(policy).no_grad();
@@ -137,10 +137,11 @@ impl StageContext<'_> {
         world::frozen_numbers(self.experiment.model.numbers)
     }
 
-    /// A policy whose weights are not trained, as the experiment keeps it.
+    /// A policy whose weights are not trained, as the experiment keeps it, its adapters merged.
     pub(super) fn frozen(&self, policy: Policy) -> Policy {
         match self.frozen_numbers() {
-            Some(numbers) => policy.rounded(numbers).no_grad(),
+            Some(numbers) => policy.merged_and_rounded(numbers).no_grad(),
+            None if policy.has_lora() => policy.merged().no_grad(),
             None => policy.no_grad(),
         }
     }
@@ -153,8 +154,12 @@ impl StageContext<'_> {
         }
         if self.models.reward.get().is_none() {
             let model = PretrainedReward::open(&sources::model(Path::new(&settings.from))?)?;
-            let (config, body) = (model.config()?, self.with_memory_settings(model.body(&self.device)?).no_grad());
-            let body = if settings.lora || settings.steps == 0 { self.frozen(body) } else { body };
+            let numbers = self.frozen_numbers().filter(|_| settings.lora || settings.steps == 0);
+            let body = match numbers {
+                Some(numbers) => model.rounded_body(numbers, &self.device)?,
+                None => model.body(&self.device)?,
+            };
+            let (config, body) = (model.config()?, self.with_memory_settings(body).no_grad());
             return Ok(Some(self.models.reward.get_or_init(|| RewardStart { model, config, body })));
         }
         Ok(self.models.reward.get())
@@ -201,7 +206,6 @@ impl StageContext<'_> {
         if !self.experiment.is_pretrained() {
             return Ok(policy); // clones of a module share their parameters' ids, and with them their gradients
         }
-        let policy = if policy.has_lora() { policy.merged() } else { policy };
         Ok(self.models.sft.get_or_init(|| self.frozen(policy)).clone())
     }
 

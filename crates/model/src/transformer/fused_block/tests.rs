@@ -102,7 +102,8 @@ fn check_decoder(what: &str, policy: &Policy, device: &Device) {
                 NextTokens { place, ids: row[padding..].to_vec() }
             })
             .collect();
-        let actual = decoding.forward(&next);
+        let next = decoding.forward(&next, vec![None; next.len()]);
+        let actual: Vec<f32> = (0..3).flat_map(|state| next.logits(state)).collect();
         let expected = host(policy.next_logits(Tokens { ids, left_padding }, &mut cache));
         assert_close(&format!("logits of {what}"), &actual, &expected, 2e-5);
     }
