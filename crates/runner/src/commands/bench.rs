@@ -103,6 +103,8 @@ struct Timing {
     threads: usize,
     runs: usize,
     seconds: TimingSpread,
+    /// Seconds that a step runs on a processor, over its threads: what it takes on a machine that does nothing else, but for waiting.
+    processor_seconds: TimingSpread,
     tokens_per_second: f64,
     /// Of the required arithmetic: recomputation is not counted.
     gflop_per_second: Option<f64>,
@@ -250,7 +252,7 @@ fn time(shape: &Shape, name: &'static str, mut case: Case, args: &BenchArgs, pea
     let mut peers = if args.peers { peers::start(shape, name)? } else { vec![] };
     let runs = usize::from(args.runs);
     let programs = 1 + peers.len();
-    let mut seconds = vec![Vec::with_capacity(runs); programs];
+    let (mut seconds, mut processor) = (vec![Vec::with_capacity(runs); programs], Vec::with_capacity(runs));
     let (mut steps, mut next) = (1, 1);
     let (started, mut warm, mut round) = (Instant::now(), usize::from(args.warm), 0);
     while round < warm + runs {
@@ -258,7 +260,7 @@ fn time(shape: &Shape, name: &'static str, mut case: Case, args: &BenchArgs, pea
             if programs > 1 {
                 std::thread::sleep(STILL);
             }
-            let mut elapsed = 0.0;
+            let (mut elapsed, before) = (0.0, sysinfo::processor_seconds());
             for _ in 0..steps {
                 elapsed += match program.checked_sub(1) {
                     Some(peer) => peers[peer].step()?,
@@ -272,6 +274,10 @@ fn time(shape: &Shape, name: &'static str, mut case: Case, args: &BenchArgs, pea
             elapsed /= f64::from(steps);
             if round >= warm {
                 seconds[program].push(elapsed);
+                if program == 0 {
+                    let ran = sysinfo::processor_seconds() - before;
+                    processor.push(ran / f64::from(steps) / shape.threads as f64);
+                }
             } else if program == 0 {
                 next = (TURN / elapsed).clamp(1.0, 100.0) as u32;
             }
@@ -291,8 +297,7 @@ fn time(shape: &Shape, name: &'static str, mut case: Case, args: &BenchArgs, pea
         seconds: TimingSpread::of(peer_seconds.clone()),
         ratio: TimingSpread::of(peer_seconds.iter().zip(&own_seconds).map(|(peer, own)| peer / own).collect()),
     });
-    let peers = peers.collect();
-    let seconds = TimingSpread::of(own_seconds);
+    let (peers, seconds) = (peers.collect(), TimingSpread::of(own_seconds));
     let speed = case.flops.map(|flops| flops / seconds.median / 1e9);
     Ok(Timing {
         config: shape.name,
@@ -305,6 +310,7 @@ fn time(shape: &Shape, name: &'static str, mut case: Case, args: &BenchArgs, pea
         threads: shape.threads,
         runs,
         seconds,
+        processor_seconds: TimingSpread::of(processor),
         tokens_per_second: case.tokens as f64 / seconds.median,
         gflop_per_second: speed,
         share_of_peak: speed.map(|speed| speed / peak),
