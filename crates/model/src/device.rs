@@ -1,7 +1,10 @@
 //! The one door to devices; features are read here and nowhere else.
 
-use crate::{Error, Result};
-use burn::tensor::Device;
+use crate::{Error, FrozenNumbers, Result};
+use burn::tensor::{Device, Tensor};
+use duel_kernels::{FrozenMatrix, Matrix};
+use std::hint::black_box;
+use std::time::Instant;
 
 /// Names that `--device` takes.
 pub const NAMES: [&str; 4] = ["flex", "ndarray", "wgpu", "cuda"];
@@ -43,6 +46,31 @@ pub fn adapters(name: &str) -> Option<Vec<String>> {
 fn named(kind: burn::tensor::DeviceType) -> Vec<String> {
     let name = |device: &Device| device.identity().map_or_else(|| format!("{device:?}"), |identity| identity.name);
     Device::enumerate(kind).iter().map(name).collect()
+}
+
+/// Rows, inputs and outputs of the product of [`product_rate`].
+const PRODUCT: [usize; 3] = [256, 512, 512];
+/// Repetitions of that product; each takes about half a millisecond.
+const PRODUCTS: usize = 20;
+
+/// FLOP/s of one matrix product of `flex` on the threads at hand, the best of twenty in about ten milliseconds; of a frozen matrix
+/// where `numbers` are given.
+pub fn product_rate(numbers: Option<FrozenNumbers>) -> f64 {
+    let [rows, inputs, outputs] = PRODUCT;
+    let device = Device::flex();
+    let ones = |rows, columns| Tensor::<2>::ones([rows, columns], &device);
+    let (x, w) = (ones(rows, inputs), ones(inputs, outputs)); // [N, K], [K, M]
+    let values = vec![1.0; inputs * rows.max(outputs)];
+    let frozen = numbers.map(|numbers| FrozenMatrix::new(Matrix::rows(&values, outputs), inputs, outputs, numbers));
+    let seconds = (0..PRODUCTS).map(|_| {
+        let started = Instant::now();
+        match &frozen {
+            Some(matrix) => drop(black_box(matrix.rows_product(&values[..rows * inputs]))),
+            None => drop(black_box(x.clone().matmul(w.clone()))),
+        }
+        started.elapsed().as_secs_f64()
+    });
+    2.0 * (rows * inputs * outputs) as f64 / seconds.fold(f64::INFINITY, f64::min)
 }
 
 /// The widest vectors that `flex` computes with on this machine.

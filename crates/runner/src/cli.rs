@@ -40,8 +40,8 @@ pub enum Command {
     Run(RunArgs),
     /// Show an experiment's stages and cells, what they cost and what is already there; run nothing
     ///
-    /// Time is estimated from how fast each step is at the experiment's model on this machine: measured for two seconds,
-    /// once for each model.
+    /// Times are estimated from a table of step times, scaled by how fast this machine multiplies two matrices. With `--measure`
+    /// the steps of the experiment's model are timed here, once for each model, and later plans use those times.
     Plan(PlanArgs),
     /// Draw charts, tables and the page again, from the parquet files alone
     ///

@@ -1,49 +1,36 @@
-//! The cost of a plan before it is run: FLOPs by one rule (docs/verdicts.md, FLOPs), memory by what must be held, time by how fast
-//! each step is on this machine.
+//! The cost of a plan before it is run: FLOPs by one rule (docs/verdicts.md, FLOPs), memory by what must be held, time by how long
+//! each step takes on this machine (`step_time.rs`).
 
-use crate::bench::{PRETRAINED, Shape, seconds_per_token};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::plan::{Plan, Stage, StageKind};
 use crate::sources;
-use crate::sysinfo;
+use crate::step_time::{RolloutWork, StepKind, StepTimes};
 use crate::world;
 use duel_data::grammar::RESPONSES;
-use duel_ledger::write_atomically;
 use duel_model::{Flops, TransformerConfig};
 use duel_reward::PretrainedReward;
 use duel_spec::{
     CriticBody, DpoSettings, Experiment, JudgeKind, MethodSettings, ModelNumbers, PairInput, RewardSource, RmModel,
     RolloutSettings, TokenSpec, WorldKind,
 };
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::path::Path;
 
 /// Responses of the world `grammar` to one prompt, and prompts of its two judged splits.
 const ENUMERATED: f64 = RESPONSES as f64;
 const GRAMMAR_PROMPTS: f64 = 12.0;
+/// Ends of responses in an exact evaluation.
+pub const EVALUATED_TOKENS: f64 = GRAMMAR_PROMPTS * ENUMERATED;
 /// Seconds that a worker takes to start, read its inputs and write its tables.
 const OVERHEAD: f64 = 0.25;
 /// Bytes of keys and values while a pretrained model writes, and of its words.
 const PRETRAINED_MEMORY: f64 = 400e6;
-/// Rows that a pretrained model writes at once where its speed is measured.
-const WRITTEN: usize = 32;
+/// Sequences that are sampled or read at once.
+const BATCH: f64 = 64.0;
 /// Copies of a model in training: weights, gradient, two moments and a spare.
-const TRAINED: f64 = 5.0;
+pub const TRAINED: f64 = 5.0;
 /// Bytes that a worker holds before it trains anything: the binary, its allocator, tables.
 const BASE_MEMORY: f64 = 60e6;
-
-/// How fast this machine is at an experiment's model: seconds a token of each step on one thread, or, of a pretrained model, on all.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Throughput {
-    /// Training of a policy, and of a model with a scalar head.
-    pub train: f64,
-    pub train_scalar: f64,
-    pub sample: f64,
-    /// Log-probs of given tokens.
-    pub read: f64,
-    /// Seconds of one exact evaluation of a policy; 0 where the world is sampled.
-    pub evaluation: f64,
-}
 
 /// What a stage costs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
@@ -66,52 +53,6 @@ impl ShapeInfo {
     pub fn of(experiment: &Experiment) -> Result<Self> {
         let (space, config) = world::sizes(experiment)?;
         Ok(Self { config, space })
-    }
-}
-
-impl Throughput {
-    /// Measures them, two seconds in all, or takes what was measured here before.
-    pub fn of(experiment: &Experiment, out: &Path) -> Result<Self> {
-        let ShapeInfo { config, space } = ShapeInfo::of(experiment)?;
-        let path = out.join(".calibration.json");
-        let numbers = experiment.model.numbers;
-        let key = format!("{} {} {config:?} {numbers:?}", crate::sysinfo::COMMIT, sysinfo::describe().processor);
-        let mut known: std::collections::BTreeMap<String, Self> =
-            std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
-        if let Some(rates) = known.get(&key) {
-            return Ok(*rates);
-        }
-        let pretrained = experiment.is_pretrained();
-        if !pretrained {
-            let TransformerConfig { layers, width, vocabulary, context, .. } = config;
-            let parameters = layers as f64 * config.block_matrices() as f64 + (width * (vocabulary + context)) as f64;
-            let (needed, available) = (TRAINED * 4.0 * parameters, sysinfo::memory());
-            if needed > available {
-                return Err(Error::TooLarge { layers, width, needed, available });
-            }
-        }
-        let (name, batch, threads) = if pretrained { (PRETRAINED, 4, sysinfo::cores()) } else { ("experiment", 64, 1) };
-        let shape = Shape { name, config, space, batch, episodes: batch, threads, numbers };
-        let exact = experiment.world.kind == WorldKind::Grammar;
-        let rate = |case| seconds_per_token(&shape, case);
-        let sampling_shape = Shape { batch: WRITTEN, ..shape.clone() }; // few rows wait for a large model's weights
-        let rates = Self {
-            train: rate(if pretrained { "dpo_lora" } else { "sft" })?,
-            train_scalar: rate(if pretrained { "dpo_lora" } else { "reward" })?,
-            sample: if pretrained { seconds_per_token(&sampling_shape, "generate")? } else { rate("generate")? },
-            read: rate("logp")?,
-            evaluation: if exact {
-                seconds_per_token(&Shape { name: "grammar", ..shape.clone() }, "evaluation")?
-            } else {
-                0.0
-            },
-        };
-        known.insert(key, rates);
-        if out.is_dir() {
-            let json = serde_json::to_vec_pretty(&known).expect("plain data");
-            let _ = write_atomically(&path, &json); // on a disk that takes nothing it is measured again
-        }
-        Ok(rates)
     }
 }
 
@@ -153,8 +94,8 @@ impl ScorerCost {
 pub struct Estimator<'a> {
     experiment: &'a Experiment,
     sizes: ShapeInfo,
-    rates: Throughput,
-    cores: f64,
+    times: StepTimes,
+    cores: usize,
     reward: ScorerCost,
     /// The judge, where it is a model.
     judge: ScorerCost,
@@ -163,8 +104,8 @@ pub struct Estimator<'a> {
 impl<'a> Estimator<'a> {
     /// # Errors
     /// A model of the experiment that cannot be opened.
-    pub fn new(experiment: &'a Experiment, rates: Throughput, cores: usize) -> Result<Self> {
-        let (sizes, rm, judge) = (ShapeInfo::of(experiment)?, &experiment.stages.rm, &experiment.judge);
+    pub fn new(experiment: &'a Experiment, sizes: ShapeInfo, times: StepTimes, cores: usize) -> Result<Self> {
+        let (rm, judge) = (&experiment.stages.rm, &experiment.judge);
         let reward = match rm.is_pretrained() {
             true => ScorerCost::of_files(&rm.from, &sizes)?,
             false => ScorerCost::like_policy(&sizes),
@@ -173,15 +114,29 @@ impl<'a> Estimator<'a> {
             JudgeKind::Model => ScorerCost::of_files(&judge.model, &sizes)?,
             _ => ScorerCost::default(),
         };
-        Ok(Self { experiment, sizes, rates, cores: cores as f64, reward, judge })
+        Ok(Self { experiment, sizes, times, cores, reward, judge })
+    }
+
+    /// Seconds to read so many sequences with the policy.
+    fn read(&self, rows: f64) -> f64 {
+        self.times.seconds_in_batches(StepKind::Read, rows, BATCH)
+    }
+
+    /// The same with a model of the policy's size with a scalar head.
+    fn score(&self, rows: f64) -> f64 {
+        self.times.seconds_in_batches(StepKind::ReadScalar, rows, BATCH)
+    }
+
+    /// Seconds to sample so many responses.
+    fn sample(&self, rows: f64) -> f64 {
+        self.times.seconds_in_batches(StepKind::Sample, rows, BATCH)
     }
 
     /// What a stage of the plan costs.
     pub fn cost(&self, stage: &Stage) -> StageCost {
         let Experiment { stages, evaluation, learner, .. } = self.experiment;
-        let Throughput { train, sample, read, .. } = self.rates;
         let policy = Flops::policy(&self.sizes.config);
-        let Self { reward, judge, .. } = self;
+        let Self { reward, judge, times, .. } = self;
         let (columns, response_tokens) = (self.sizes.space.context() as f64, self.sizes.space.response_tokens as f64);
         let rows = (stages.pairs.rows + 2 * stages.pairs.holdout_rows) as f64;
         let exact = self.experiment.world.kind == WorldKind::Grammar;
@@ -192,24 +147,25 @@ impl<'a> Estimator<'a> {
             (StageKind::Base, _) => {
                 let tokens = (stages.base.steps * stages.base.batch_size * stages.base.window) as f64;
                 let rows = (stages.base.batch_size * stages.base.window) as f64 / columns;
-                (3.0 * policy.forward * tokens, train * tokens / self.cores, models(1.0, rows))
+                let step = times.with_threads(self.cores).seconds(StepKind::Train, rows);
+                (3.0 * policy.forward * tokens, stages.base.steps as f64 * step, models(1.0, rows))
             }
             (StageKind::Sft, _) => {
-                let tokens = (stages.sft.steps * stages.sft.batch_size) as f64 * columns;
-                (3.0 * policy.forward * tokens, train * tokens, models(1.0, stages.sft.batch_size as f64))
+                let (steps, rows) = (stages.sft.steps as f64, stages.sft.batch_size as f64);
+                let seconds = steps * times.seconds(StepKind::Train, rows);
+                (3.0 * policy.forward * steps * rows * columns, seconds, models(1.0, rows))
             }
             (StageKind::Pairs, _) => {
                 let is_read = self.experiment.world.kind == WorldKind::Rows; // which are read, not sampled
-                let tokens = if is_read { 0.0 } else { 2.0 * rows * response_tokens };
-                let judged = 2.0 * rows * columns;
-                let flops = policy.forward * tokens + judge.forward * judged;
-                let seconds = sample * tokens + read * judge.relative_seconds * judged;
+                let sampled = if is_read { 0.0 } else { 2.0 * rows };
+                let flops = policy.forward * sampled * response_tokens + judge.forward * 2.0 * rows * columns;
+                let seconds = self.sample(sampled) + judge.relative_seconds * self.score(2.0 * rows);
                 (flops, seconds, models(0.3, 512.0) + judge.weights)
             }
             (StageKind::Rm, _) => self.reward_model_cost(rows),
             (StageKind::Reference, _) => {
                 let tokens = 2.0 * rows * columns;
-                (policy.forward * tokens, read * tokens, models(0.3, 512.0))
+                (policy.forward * tokens, self.read(2.0 * rows), models(0.3, 512.0))
             }
             (StageKind::Yardstick, _) => {
                 let best = if exact { 0.0 } else { evaluation.best_of as f64 * evaluation.prompts as f64 * 4.0 };
@@ -218,7 +174,7 @@ impl<'a> Estimator<'a> {
                 let theory = if exact { 45.0 * seconds } else { 0.0 };
                 (
                     flops + best * response_tokens * policy.forward,
-                    seconds + theory + best * response_tokens * sample,
+                    seconds + theory + self.sample(best),
                     models(0.3, 512.0) + reward.weights + judge.weights,
                 )
             }
@@ -241,15 +197,16 @@ impl<'a> Estimator<'a> {
     fn reward_model_cost(&self, rows: f64) -> (f64, f64, f64) {
         let (settings, reward) = (&self.experiment.stages.rm, &self.reward);
         let (columns, members) = (self.sizes.space.context() as f64, settings.ensemble as f64);
-        let tokens = match settings.model {
+        let steps = match settings.model {
             RmModel::Linear => 0.0,
-            RmModel::Transformer => members * (settings.steps * 2 * settings.batch_size) as f64 * columns,
+            RmModel::Transformer => members * settings.steps as f64,
         };
         let exact = self.experiment.world.kind == WorldKind::Grammar;
-        let table = if exact { ENUMERATED * GRAMMAR_PROMPTS * columns } else { 0.0 };
-        let scored = members * (2.0 * rows * columns + table);
-        let flops = reward.forward * (3.0 * tokens + scored);
-        let seconds = reward.relative_seconds * (self.rates.train_scalar * tokens + self.rates.read * scored);
+        let table = if exact { EVALUATED_TOKENS } else { 0.0 };
+        let (trained, scored) = (2.0 * settings.batch_size as f64, members * (2.0 * rows + table));
+        let flops = reward.forward * columns * (3.0 * steps * trained + scored);
+        let step = self.times.seconds(StepKind::TrainScalar, trained);
+        let seconds = reward.relative_seconds * (steps * step + self.score(scored));
         // weights of its own, in training or frozen; those of the policy's shape are counted with it
         let in_full = settings.steps > 0 && !settings.lora;
         let copies = if in_full { TRAINED + members - 1.0 } else { 1.0 };
@@ -261,21 +218,19 @@ impl<'a> Estimator<'a> {
     /// Epochs over the train rows, and the loss on validation rows at each point of the curve.
     fn dpo_cost(&self, dpo: &DpoSettings) -> (f64, f64, f64) {
         let Experiment { stages, evaluation, learner, .. } = self.experiment;
-        let Throughput { train, read, .. } = self.rates;
         let policy = Flops::policy(&self.sizes.config);
-        let columns = self.sizes.space.context() as f64;
-        let trained = (dpo.epochs * 2 * stages.pairs.rows) as f64 * columns;
+        let trained = (dpo.epochs * 2 * stages.pairs.rows) as f64;
         let scored = f64::from(dpo.loss.takes(PairInput::Mismatched)) * 2.0 * trained; // by policy and reference
-        let evaluated = evaluation.curve_points as f64 * 2.0 * stages.pairs.holdout_rows as f64 * columns;
-        let flops = 3.0 * policy.forward * trained + policy.forward * scored;
-        let seconds = train * trained + read * (scored + evaluated);
+        let evaluated = evaluation.curve_points as f64 * 2.0 * stages.pairs.holdout_rows as f64;
+        let flops = policy.forward * (3.0 * trained + scored) * self.sizes.space.context() as f64;
+        let training = self.times.seconds_in_batches(StepKind::Train, trained, 2.0 * dpo.batch_size as f64);
+        let seconds = training + self.read(scored + evaluated);
         let models = 1.0 + f64::from(dpo.loss.takes(PairInput::Mismatched)) * 0.3;
         (flops, seconds, self.memory(models, 2.0 * dpo.batch_size as f64 / learner.accumulate as f64))
     }
 
     /// Iterations of rolling out, reading, scoring and updating.
     fn rollout_cost(&self, method: &MethodSettings, shared: &RolloutSettings) -> (f64, f64, f64) {
-        let Throughput { train, train_scalar, sample, read, .. } = self.rates;
         let (policy, scalar) = (Flops::policy(&self.sizes.config), Flops::scalar(&self.sizes.config));
         let (columns, response_tokens) = (self.sizes.space.context() as f64, self.sizes.space.response_tokens as f64);
         let rows = (shared.iterations * shared.episodes) as f64;
@@ -290,12 +245,18 @@ impl<'a> Estimator<'a> {
         // of the policy's shape, whose memory is counted with the policy's
         let judges = if shared.reward == RewardSource::Rm && scorer.weights == 0.0 { scorers } else { 0.0 };
         let updates = shared.epochs as f64 * rows * columns;
-        let reads = rows * columns * (2.0 + scorers * scorer.relative_seconds + critic);
         let flops = policy.forward * (rows * response_tokens + 2.0 * rows * columns + 3.0 * updates)
             + scorer.forward * rows * columns * scorers
             + scalar.forward * critic * (rows * columns + 3.0 * updates);
-        let seconds =
-            sample * rows * response_tokens + read * reads + train * updates + train_scalar * critic * updates;
+        let iteration = RolloutWork {
+            episodes: shared.episodes as f64,
+            minibatches: shared.minibatches as f64,
+            epochs: shared.epochs as f64,
+            reads: 2.0,
+            scalar_reads: scorers * scorer.relative_seconds + critic,
+            critics: critic,
+        };
+        let seconds = shared.iterations as f64 * self.times.rollout(&iteration);
         let batch = (shared.episodes / shared.minibatches) as f64 / self.experiment.learner.accumulate as f64;
         (flops, seconds, self.memory(1.0 + critic + 0.3 * (1.0 + judges), batch.max(64.0)))
     }
@@ -305,7 +266,7 @@ impl<'a> Estimator<'a> {
         let policy = Flops::policy(&self.sizes.config);
         if self.experiment.world.kind == WorldKind::Grammar {
             // a prefix of the tree is read once
-            return (times * GRAMMAR_PROMPTS * ENUMERATED * policy.forward, times * self.rates.evaluation);
+            return (times * EVALUATED_TOKENS * policy.forward, times * self.times.evaluation(EVALUATED_TOKENS));
         }
         let settings = &self.experiment.evaluation;
         let (columns, response_tokens) = (self.sizes.space.context() as f64, self.sizes.space.response_tokens as f64);
@@ -313,9 +274,9 @@ impl<'a> Estimator<'a> {
         let rows = 2.0 * (curve + (settings.prompts * settings.samples_per_prompt) as f64); // of both splits
         // policy and reference, the reward model and the judge read each response
         let Self { reward, judge, .. } = self;
-        let read = columns * self.rates.read * (2.0 + reward.relative_seconds + judge.relative_seconds);
         let scored = columns * (reward.forward + judge.forward);
-        let seconds = rows * (2.0 * response_tokens * self.rates.sample + read);
+        let scalar_reads = (reward.relative_seconds + judge.relative_seconds) * self.score(rows);
+        let seconds = 2.0 * self.sample(rows) + 2.0 * self.read(rows) + scalar_reads;
         (rows * (policy.forward * (2.0 * response_tokens + 2.0 * columns) + scored), seconds)
     }
 

@@ -1,6 +1,7 @@
 //! The binary `duel`: from an experiment file to stages, cells, parquet and the page.
 
 mod bench;
+mod calibration;
 mod cli;
 mod commands;
 mod error;
@@ -14,6 +15,7 @@ mod render;
 mod search;
 mod sources;
 mod stages;
+mod step_time;
 mod sysinfo;
 mod target;
 mod terminal;

@@ -84,6 +84,16 @@ pub fn memory_of(process: u32) -> u64 {
     field(&process.to_string(), "VmRSS:")
 }
 
+/// Seconds that this process's threads have run on a processor; 0 where the system does not say.
+pub fn processor_seconds() -> f64 {
+    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let nanoseconds = tasks.filter_map(|task| {
+        let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+        text.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    1e-9 * nanoseconds.sum::<u64>() as f64
+}
+
 fn field(process: &str, name: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     let kilobytes = status

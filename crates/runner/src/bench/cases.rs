@@ -1,6 +1,6 @@
 //! The cases of `duel bench`: each step of training, through the code that trains.
 
-use super::shapes::Shape;
+use super::shapes::{BenchShape, Shape};
 use crate::error::Result;
 use burn::module::Module;
 use burn::tensor::Device;
@@ -41,7 +41,7 @@ pub fn case(shape: &Shape, name: &str) -> Result<Option<Case>> {
         (PRETRAINED, _) => matches!(name, "dpo_lora" | "generate" | "logp"),
         _ if shape.is_large() => matches!(name, "dpo_lora" | "generate" | "generate_mixed" | "logp" | "ppo"),
         (_, "dpo_lora" | "generate_mixed") => false,
-        (_, "evaluation") => shape.name == "grammar",
+        (_, "evaluation") => shape.name == "grammar" && shape.space == Shape::of(BenchShape::Grammar).space,
         _ => true,
     };
     if !exists {

@@ -20,7 +20,7 @@ pub enum BenchShape {
     S,
     /// 6 layers, width 384, vocabulary 8,192, 8 sequences of 32 + 96 tokens; every core
     M,
-    /// A Llama of 135 M parameters (30 layers, width 576, vocabulary 49,152) under LoRA of rank 16, 8 pairs of 32 + 96
+    /// A Llama of 135 M parameters (30 layers, width 576, vocabulary 49,152) under LoRA of rank 16, 8 pairs of 32 + 32
     /// tokens; every core
     #[value(name = "135M")]
     Llama,
@@ -116,6 +116,16 @@ impl Shape {
         let context = space.context();
         let config = TransformerConfig { vocabulary, context, layers, width, heads, tied: true, architecture };
         Self { name, config, space, batch, episodes: batch, threads: sysinfo::cores(), numbers: ModelNumbers::F32 }
+    }
+
+    /// The same model on so many sequences or pairs, on prompts and responses of so many tokens.
+    pub fn resized(mut self, batch: Option<usize>, tokens: Option<[usize; 2]>) -> Self {
+        self.batch = batch.unwrap_or(self.batch);
+        if let Some([prompt_tokens, response_tokens]) = tokens {
+            self.space = TokenSpec { prompt_tokens, response_tokens, ..self.space };
+            self.config.context = self.space.context();
+        }
+        self
     }
 
     /// Sequences that are generated at a time; for the large model as many as a step on pairs reads.

@@ -4,8 +4,10 @@ use crate::bench::{self, BenchShape, CASES, Case, Shape, peers, with_threads};
 use crate::error::Result;
 use crate::sysinfo;
 use crate::terminal::print;
+use crate::world::frozen_numbers;
 use burn::tensor::{Device, Distribution, Tensor};
 use clap::{Args, ValueEnum};
+use duel_model::device::product_rate;
 use duel_spec::ModelNumbers;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -23,6 +25,18 @@ pub struct BenchArgs {
     /// What frozen matrices are kept in; may be repeated. Others than f32 are for the shapes under LoRA, and are left out elsewhere
     #[arg(long, default_values = ["f32"])]
     pub numbers: Vec<BenchNumbers>,
+    /// Sequences of a step, or pairs, in place of the size's; may be repeated
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub batch: Vec<u16>,
+    /// Tokens of prompts and responses in place of the size's, as in 32+96; may be repeated
+    #[arg(long, value_name = "P+T", value_parser = prompt_and_response)]
+    pub tokens: Vec<[usize; 2]>,
+    /// Threads in place of the size's; may be repeated
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Vec<u16>,
+    /// Rounds before a case is timed; fewer where they take over 20 seconds
+    #[arg(long, value_name = "N", default_value = "6", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub warm: u16,
     /// Timed runs of each case
     #[arg(long, value_name = "N", default_value = "7", value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub runs: u16,
@@ -58,10 +72,15 @@ impl From<BenchNumbers> for ModelNumbers {
     }
 }
 
+/// Parses the tokens of prompts and responses.
+fn prompt_and_response(text: &str) -> std::result::Result<[usize; 2], String> {
+    let number = |text: &str| text.parse().ok().filter(|n| (1..=4096).contains(n));
+    let both = text.split_once('+').and_then(|(prompt, response)| Some([number(prompt)?, number(response)?]));
+    both.ok_or_else(|| "expected two numbers from 1 to 4096, as in 32+96".into())
+}
+
 /// Side of the square matrices whose product gives the machine's peak.
 const PEAK_SIDE: usize = 2048;
-/// Rounds of each case before it is timed: new memory comes in over the first steps.
-const WARM: usize = 6;
 /// Time after which warm-up ends in any case.
 const WARM_TIME: Duration = Duration::from_secs(20);
 /// Seconds that a program is timed before the next one's turn.
@@ -75,9 +94,17 @@ struct Timing {
     config: &'static str,
     numbers: ModelNumbers,
     case: &'static str,
+    /// Of the model, biases left out.
+    parameters: usize,
+    /// Sequences of an SFT step and of a rollout; pairs of the others.
+    batch: usize,
+    prompt_tokens: usize,
+    response_tokens: usize,
     threads: usize,
     runs: usize,
     seconds: TimingSpread,
+    /// Seconds that a step runs on a processor, over its threads: what it takes on a machine that does nothing else, but for waiting.
+    processor_seconds: TimingSpread,
     tokens_per_second: f64,
     /// Of the required arithmetic: recomputation is not counted.
     gflop_per_second: Option<f64>,
@@ -114,6 +141,8 @@ struct BenchReport {
     cores: usize,
     /// Of a product of two 2048 × 2048 matrices in the same run, best of fifteen, by threads.
     peak_gflop_per_second: Vec<(usize, f64)>,
+    /// Of the small product on one thread that `duel plan` takes for the speed of the machine.
+    product_gflop_per_second: Vec<(ModelNumbers, f64)>,
     timings: Vec<Timing>,
 }
 
@@ -136,10 +165,14 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
         let all = args.numbers.iter().map(|&numbers| numbers.into());
         all.filter(|numbers: &ModelNumbers| numbers.is_f32() || shape.is_large()).collect()
     };
-    let shapes = args.config.iter().map(|&shape| Shape::of(shape));
+    let shapes = args.config.iter().flat_map(|&shape| sizes(Shape::of(shape), args));
     let shapes =
         shapes.flat_map(|shape| numbers_of(&shape).into_iter().map(move |numbers| Shape { numbers, ..shape.clone() }));
+    let mut products = vec![(ModelNumbers::F32, product_gflops(ModelNumbers::F32))];
     for shape in shapes {
+        if products.iter().all(|(numbers, _)| *numbers != shape.numbers) {
+            products.push((shape.numbers, product_gflops(shape.numbers)));
+        }
         // as a worker of such a model
         sysinfo::set_purge_delay(sysinfo::purge_milliseconds(shape.is_large(), shape.numbers));
         with_threads(shape.threads, || -> Result<()> {
@@ -166,6 +199,7 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
         processor: sysinfo::describe().processor,
         cores: sysinfo::cores(),
         peak_gflop_per_second: peaks,
+        product_gflop_per_second: products,
         timings,
     };
     print(&match args.format {
@@ -174,6 +208,28 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
         BenchFormat::Text => as_text(&report),
     });
     Ok(())
+}
+
+/// A shape in each requested batch, length and number of threads.
+fn sizes(shape: Shape, args: &BenchArgs) -> Vec<Shape> {
+    /// As many as were requested; without any, the shape's own.
+    fn each<T: Copy>(values: &[T]) -> Vec<Option<T>> {
+        if values.is_empty() { vec![None] } else { values.iter().copied().map(Some).collect() }
+    }
+    let mut shapes = vec![];
+    for batch in each(&args.batch) {
+        for tokens in each(&args.tokens) {
+            for threads in each(&args.threads) {
+                let threads = threads.map_or(shape.threads, usize::from);
+                shapes.push(Shape { threads, ..shape.clone().resized(batch.map(usize::from), tokens) });
+            }
+        }
+    }
+    shapes
+}
+
+fn product_gflops(numbers: ModelNumbers) -> f64 {
+    with_threads(1, || product_rate(frozen_numbers(numbers))) / 1e9
 }
 
 /// GFLOP/s of a large matrix product, best of fifteen.
@@ -196,15 +252,15 @@ fn time(shape: &Shape, name: &'static str, mut case: Case, args: &BenchArgs, pea
     let mut peers = if args.peers { peers::start(shape, name)? } else { vec![] };
     let runs = usize::from(args.runs);
     let programs = 1 + peers.len();
-    let mut seconds = vec![Vec::with_capacity(runs); programs];
+    let (mut seconds, mut processor) = (vec![Vec::with_capacity(runs); programs], Vec::with_capacity(runs));
     let (mut steps, mut next) = (1, 1);
-    let (started, mut warm, mut round) = (Instant::now(), WARM, 0);
+    let (started, mut warm, mut round) = (Instant::now(), usize::from(args.warm), 0);
     while round < warm + runs {
         for program in (0..programs).map(|i| (i + round) % programs) {
             if programs > 1 {
                 std::thread::sleep(STILL);
             }
-            let mut elapsed = 0.0;
+            let (mut elapsed, before) = (0.0, sysinfo::processor_seconds());
             for _ in 0..steps {
                 elapsed += match program.checked_sub(1) {
                     Some(peer) => peers[peer].step()?,
@@ -218,6 +274,10 @@ fn time(shape: &Shape, name: &'static str, mut case: Case, args: &BenchArgs, pea
             elapsed /= f64::from(steps);
             if round >= warm {
                 seconds[program].push(elapsed);
+                if program == 0 {
+                    let ran = sysinfo::processor_seconds() - before;
+                    processor.push(ran / f64::from(steps) / shape.threads as f64);
+                }
             } else if program == 0 {
                 next = (TURN / elapsed).clamp(1.0, 100.0) as u32;
             }
@@ -237,16 +297,20 @@ fn time(shape: &Shape, name: &'static str, mut case: Case, args: &BenchArgs, pea
         seconds: TimingSpread::of(peer_seconds.clone()),
         ratio: TimingSpread::of(peer_seconds.iter().zip(&own_seconds).map(|(peer, own)| peer / own).collect()),
     });
-    let peers = peers.collect();
-    let seconds = TimingSpread::of(own_seconds);
+    let (peers, seconds) = (peers.collect(), TimingSpread::of(own_seconds));
     let speed = case.flops.map(|flops| flops / seconds.median / 1e9);
     Ok(Timing {
         config: shape.name,
         numbers: shape.numbers,
         case: name,
+        parameters: shape.config.num_params().unwrap_or(usize::MAX),
+        batch: shape.batch,
+        prompt_tokens: shape.space.prompt_tokens,
+        response_tokens: shape.space.response_tokens,
         threads: shape.threads,
         runs,
         seconds,
+        processor_seconds: TimingSpread::of(processor),
         tokens_per_second: case.tokens as f64 / seconds.median,
         gflop_per_second: speed,
         share_of_peak: speed.map(|speed| speed / peak),
@@ -267,10 +331,12 @@ fn as_text(report: &BenchReport) -> String {
     }
     let _ = writeln!(
         text,
-        "\n{:8} {:7} {:12} {:>7} {:>5} {:>10} {:>20} {:>10} {:>8} {:>8} {:>8}",
+        "\n{:8} {:7} {:12} {:>5} {:>7} {:>7} {:>5} {:>10} {:>20} {:>10} {:>8} {:>8} {:>8}",
         "config",
         "numbers",
         "case",
+        "batch",
+        "tokens",
         "threads",
         "runs",
         "median s",
@@ -285,10 +351,12 @@ fn as_text(report: &BenchReport) -> String {
         let spread = format!("{:.5} – {:.5}", t.seconds.min, t.seconds.max);
         let _ = writeln!(
             text,
-            "{:8} {:7} {:12} {:>7} {:>5} {:>10.5} {:>20} {:>10.0} {:>8} {:>8} {:>8.0}",
+            "{:8} {:7} {:12} {:>5} {:>7} {:>7} {:>5} {:>10.5} {:>20} {:>10.0} {:>8} {:>8} {:>8.0}",
             t.config,
             name_of(t.numbers),
             t.case,
+            t.batch,
+            format!("{}+{}", t.prompt_tokens, t.response_tokens),
             t.threads,
             t.runs,
             t.seconds.median,
@@ -302,7 +370,7 @@ fn as_text(report: &BenchReport) -> String {
             let spread = format!("{:.5} – {:.5}", p.seconds.min, p.seconds.max);
             let _ = writeln!(
                 text,
-                "{:16}   {:18} {:>5} {:>10.5} {:>20}   ours is {:.2} times as fast ({:.2} – {:.2})",
+                "{:16}   {:32} {:>5} {:>10.5} {:>20}   ours is {:.2} times as fast ({:.2} – {:.2})",
                 "", p.name, "", p.seconds.median, spread, p.ratio.median, p.ratio.min, p.ratio.max
             );
         }

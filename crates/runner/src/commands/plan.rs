@@ -1,8 +1,9 @@
 //! `duel plan`: what a run will do and cost, before it is run.
 
+use crate::calibration::{TimeSource, known_times, measure};
 use crate::commands::args::{ExperimentArgs, OutputFormat, concurrent_stages};
 use crate::error::Result;
-use crate::estimate::{Estimator, StageCost, Throughput, makespan};
+use crate::estimate::{Estimator, ShapeInfo, StageCost, makespan};
 use crate::plan::{Plan, StageKind};
 use crate::sysinfo;
 use crate::terminal::{format_bytes, format_seconds, json, print};
@@ -23,6 +24,9 @@ pub struct PlanArgs {
     /// Every setting as resolved, and where it comes from
     #[arg(long)]
     pub settings: bool,
+    /// Time this model's own steps here, and keep their times for later plans: some seconds, a minute for a large model
+    #[arg(long)]
+    pub measure: bool,
     #[arg(long, default_value = "text")]
     pub format: OutputFormat,
 }
@@ -42,6 +46,7 @@ struct PlanReport<'a> {
     /// Of the unfinished stages.
     flops: f64,
     seconds: f64,
+    times: TimeSource,
     /// Of the stages that may run at once; bytes.
     memory: f64,
     warnings: Vec<String>,
@@ -62,16 +67,29 @@ struct StageRow {
     cost: StageCost,
 }
 
-/// Prints the plan; writes only a record of the machine's speed.
+/// Prints the plan; writes only a record of the machine's speed, with `--measure`.
 pub fn plan(args: &PlanArgs) -> Result<()> {
     let (experiment, document) = args.experiment.load()?;
     let plan = args.experiment.whole_plan(&experiment)?;
     let run = RunDir::at(&args.experiment.out, &experiment.name);
     let finished: Vec<bool> =
         plan.stages.iter().map(|stage| run.contains_stage(&stage.id)).collect::<duel_ledger::Result<_>>()?;
-    let rates = Throughput::of(&experiment, &args.experiment.out)?;
+    let sizes = ShapeInfo::of(&experiment)?;
+    let (times, source, problem) = match args.measure {
+        true => {
+            let (times, problem) = measure(&experiment, &sizes, &args.experiment.out)?;
+            (times, TimeSource::Measured, problem)
+        }
+        false => {
+            let (times, source) = known_times(&experiment, &sizes, &args.experiment.out)?;
+            (times, source, None)
+        }
+    };
     let (cores, jobs) = (sysinfo::cores(), concurrent_stages(&experiment, args.jobs));
-    let mut answer = answer(&experiment, &plan, &finished, rates, jobs, Machine { cores, memory: sysinfo::memory() })?;
+    let estimator = Estimator::new(&experiment, sizes, times, cores)?;
+    let machine = Machine { jobs, memory: sysinfo::memory() };
+    let mut answer = answer(&experiment, &plan, &finished, &estimator, source, machine);
+    answer.warnings.extend(problem.map(|problem| format!("the measured times could not be kept: {problem}")));
     if args.settings {
         answer.settings = Some(settings(&document));
     }
@@ -85,7 +103,8 @@ pub fn plan(args: &PlanArgs) -> Result<()> {
 /// The machine.
 #[derive(Debug, Clone, Copy)]
 struct Machine {
-    cores: usize,
+    /// Stages at once.
+    jobs: usize,
     /// Bytes.
     memory: f64,
 }
@@ -98,11 +117,11 @@ fn answer<'a>(
     experiment: &'a Experiment,
     plan: &Plan,
     finished: &[bool],
-    rates: Throughput,
-    jobs: usize,
+    estimator: &Estimator<'_>,
+    times: TimeSource,
     machine: Machine,
-) -> Result<PlanReport<'a>> {
-    let estimator = Estimator::new(experiment, rates, machine.cores)?;
+) -> PlanReport<'a> {
+    let jobs = machine.jobs;
     let costs: Vec<StageCost> = plan.stages.iter().map(|stage| estimator.cost(stage)).collect();
     let to_do = || costs.iter().zip(finished).filter(|(_, finished)| !**finished).map(|(cost, _)| cost);
     let mut memories: Vec<f64> = to_do().map(|cost| cost.memory).collect();
@@ -116,17 +135,18 @@ fn answer<'a>(
         needs: stage.needs.iter().map(|&need| plan.stages[need].label()).collect(),
         cost: *cost,
     });
-    Ok(PlanReport {
+    PlanReport {
         name: &experiment.name,
         question: &experiment.question,
         jobs,
         stages: lines.collect(),
         flops: total(to_do().map(|cost| cost.flops)),
         seconds,
+        times,
         memory,
         warnings: warnings(experiment, memory, seconds, machine),
         settings: None,
-    })
+    }
 }
 
 /// Warnings to read before a long run.
@@ -224,6 +244,12 @@ fn text(answer: &PlanReport<'_>, experiment: &Experiment, plan: &Plan) -> String
         answer.jobs,
         format_bytes(answer.memory),
     );
+    text += match answer.times {
+        TimeSource::Table => {
+            "times are a table's, scaled by a matrix product on this machine; --measure times this model's own steps\n"
+        }
+        TimeSource::Measured => "times are of this model's steps, measured on this machine\n",
+    };
     if experiment.is_tuned() {
         text += "the search proposes as it goes; this is all that it may try\n";
     }
@@ -241,6 +267,16 @@ fn total(numbers: impl Iterator<Item = f64>) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::calibration::{Throughput, shape};
+
+    /// The answer on a machine of two cores on which steps of 64 rows take such times.
+    fn answer_of<'a>(experiment: &'a Experiment, plan: &Plan, finished: &[bool]) -> PlanReport<'a> {
+        let throughput = Throughput { train: 4e-6, train_scalar: 4e-6, sample: 3e-6, read: 1e-6, evaluation: 0.02 };
+        let sizes = ShapeInfo::of(experiment).expect("grammar needs no files");
+        let times = throughput.times(shape(experiment, &sizes));
+        let estimator = Estimator::new(experiment, sizes, times, 2).expect("no models");
+        answer(experiment, plan, finished, &estimator, TimeSource::Measured, Machine { jobs: 2, memory: 8e9 })
+    }
 
     #[test]
     fn the_plan_as_people_see_it() {
@@ -250,9 +286,7 @@ mod tests {
         let plan = Plan::new(&experiment, "flex", experiment.cells_for(&experiment.trials())).expect("plans");
         let mut finished = vec![false; plan.stages.len()];
         finished[0] = true;
-        let rates = Throughput { train: 4e-6, train_scalar: 4e-6, sample: 3e-6, read: 1e-6, evaluation: 0.02 };
-        let machine = Machine { cores: 2, memory: 8e9 };
-        let answer = answer(&experiment, &plan, &finished, rates, 2, machine).expect("grammar needs no files");
+        let answer = answer_of(&experiment, &plan, &finished);
         let actual = text(&answer, &experiment, &plan);
         let expected = include_str!("plan.snapshot.txt");
         assert_eq!(actual, expected, "\n{actual}");
@@ -263,10 +297,8 @@ mod tests {
         let document = Document::parse("tiny.toml", include_str!("../tiny.toml"), &[]).expect("valid");
         let experiment = Experiment::from_document(&document).expect("valid");
         let plan = Plan::new(&experiment, "flex", experiment.cells_for(&experiment.trials())).expect("plans");
-        let rates = Throughput { train: 4e-6, train_scalar: 4e-6, sample: 3e-6, read: 1e-6, evaluation: 0.02 };
-        let machine = Machine { cores: 2, memory: 8e9 };
         let finished = vec![true; plan.stages.len()];
-        let answer = answer(&experiment, &plan, &finished, rates, 2, machine).expect("grammar needs no files");
+        let answer = answer_of(&experiment, &plan, &finished);
         let output = text(&answer, &experiment, &plan);
         assert!(output.contains("to do: 0.0 GFLOP, about 0.0 s with 2 at once, about 0 kB of memory"), "{output}");
         assert!(!serde_json::to_string(&answer).expect("plain data").contains("-0.0"));
