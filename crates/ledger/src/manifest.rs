@@ -74,6 +74,20 @@ pub struct Manifest {
     pub warnings: Vec<String>,
     /// Peak of the summed resident memory of all processes, sampled while they ran; bytes.
     pub peak_memory: u64,
+    /// The runs that this one was merged from, by `duel merge`; none for a run that was made at once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<RunPart>,
+}
+
+/// A run that was merged with others.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct RunPart {
+    /// Its own manifest, which has no parts.
+    pub manifest: Manifest,
+    /// Folders of the stages that it had finished.
+    pub finished: BTreeSet<String>,
+    /// Folders of the stages whose results the merged run has from it.
+    pub used: BTreeSet<String>,
 }
 
 /// `manifest.json` as it is written.
@@ -129,6 +143,11 @@ impl Manifest {
 
     /// Why the stage with this label is not finished.
     pub fn why_missing(&self, label: &str) -> String {
+        if self.is_merged() && !self.failed.contains_key(label) {
+            let is_planned = |part: &&RunPart| part.manifest.stages.contains_key(label);
+            let part = self.parts.iter().find(is_planned);
+            return part.map_or("no merged part has it".into(), |part| part.manifest.why_missing(label));
+        }
         self.failed.get(label).cloned().unwrap_or_else(|| {
             match self.exit.as_str() {
                 "running" => "the run has not ended",
@@ -137,6 +156,17 @@ impl Manifest {
             }
             .into()
         })
+    }
+
+    /// Whether the run was merged from others.
+    pub fn is_merged(&self) -> bool {
+        !self.parts.is_empty()
+    }
+
+    /// Index of the part whose results the run has of the stage with this label; `None` where none has it.
+    pub fn part_of(&self, label: &str) -> Option<usize> {
+        let folder = self.stages.get(label)?;
+        self.parts.iter().position(|part| part.used.contains(folder))
     }
 
     /// Whether the run is older than format 12, whose manifests contain the plan and the experiment.

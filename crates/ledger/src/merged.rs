@@ -16,9 +16,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 const TABLES: &str = "tables.json";
-const METRICS: &str = "metrics.parquet";
-const COMPLETIONS: &str = "completions.parquet";
-const OUTCOMES: &str = "outcomes.parquet";
+pub(crate) const METRICS: &str = "metrics.parquet";
+pub(crate) const COMPLETIONS: &str = "completions.parquet";
+pub(crate) const OUTCOMES: &str = "outcomes.parquet";
 const TUNING: &str = "tuning.parquet";
 /// The rounds of a search, which determine what is compared.
 const ROUNDS: &str = "search.json";
@@ -97,11 +97,33 @@ impl TablesManifest {
     }
 }
 
+/// A finished stage and the folder with its tables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StageTables {
+    /// The name of the stage's folder.
+    pub stage: String,
+    /// Where `metrics.parquet` and the others are.
+    pub path: PathBuf,
+}
+
 /// Merges the tables of a subset's finished stages, in the plan's order, and records their stages.
 ///
 /// # Errors
 /// A stage whose tables are damaged; a disk that cannot be written to.
 pub fn merge(run: &Path, manifest: &Manifest, subset: RunSubset) -> Result<()> {
+    let stages = finished_stages(run, &subset.stages(&manifest.plan), |stage, problem| match problem {
+        None => Ok(()),
+        Some(damage) => Err(Error::Damaged { path: run.join("stages").join(&stage.folder), problem: damage }),
+    })?;
+    let of_stage = |stage: &StageDir| StageTables { stage: name_of(stage.path()), path: stage.path().into() };
+    merge_stages(run, manifest, subset, &stages.iter().map(of_stage).collect::<Vec<_>>())
+}
+
+/// As [`merge`], of these stages in this order, wherever their tables are.
+///
+/// # Errors
+/// As those of [`merge`].
+pub fn merge_stages(run: &Path, manifest: &Manifest, subset: RunSubset, stages: &[StageTables]) -> Result<()> {
     // 1. While a table is being changed it has no entry.
     let mut tables = TablesManifest::read(run).ok().flatten().unwrap_or_default();
     tables.format = FORMAT_VERSION;
@@ -109,14 +131,11 @@ pub fn merge(run: &Path, manifest: &Manifest, subset: RunSubset) -> Result<()> {
     tables.write(run)?;
 
     // 2. The tables. One that no stage has is removed: it is from an earlier experiment.
-    let stages = finished_stages(run, &subset.stages(&manifest.plan), |stage, problem| match problem {
-        None => Ok(()),
-        Some(damage) => Err(Error::Damaged { path: run.join("stages").join(&stage.folder), problem: damage }),
-    })?;
     let mut files = BTreeMap::new();
     for (file, to) in subset.files() {
         let path = run.join(to);
-        match merge_tables(&tables_named(&stages, file), &path)? {
+        let paths: Vec<PathBuf> = stages.iter().map(|stage| stage.path.join(file)).filter(|p| p.is_file()).collect();
+        match merge_tables(&paths, &path)? {
             Some(hash) => drop(files.insert(to.to_string(), hash)),
             None if path.exists() => std::fs::remove_file(&path).map_err(io("remove", &path))?,
             None => {}
@@ -127,7 +146,7 @@ pub fn merge(run: &Path, manifest: &Manifest, subset: RunSubset) -> Result<()> {
     }
 
     // 3. Their stages.
-    let folders = stages.iter().map(|stage| name_of(stage.path())).collect();
+    let folders = stages.iter().map(|stage| stage.stage.clone()).collect();
     let experiment = hash_bytes(manifest.experiment.as_bytes());
     tables.parts.insert(subset.name().into(), TableContents { experiment, stages: folders, files });
     tables.write(run)
@@ -145,6 +164,8 @@ pub struct TableSource {
     pub missing: Vec<(String, String)>,
     /// Whether these are the run's merged tables.
     pub are_merged: bool,
+    /// Folders of the stages that are in them; empty for runs of older formats.
+    pub stages: Vec<String>,
 }
 
 impl TableSource {
@@ -183,7 +204,8 @@ impl TableSource {
                 };
                 let (metrics, completions, outcomes) = (paths(METRICS), paths(COMPLETIONS), paths(OUTCOMES));
                 let cells = planned.iter().filter(|stage| stage.tuning.is_some()).count();
-                return Ok(Self { metrics, completions, outcomes, cells, missing, are_merged: true });
+                let stages = merged.stages.clone();
+                return Ok(Self { metrics, completions, outcomes, cells, missing, are_merged: true, stages });
             }
         }
 
@@ -216,6 +238,7 @@ impl TableSource {
             cells: planned.iter().filter(|stage| stage.tuning.is_some()).count(),
             missing,
             are_merged: false,
+            stages: finished.iter().map(|stage| name_of(stage.path())).collect(),
         })
     }
 

@@ -241,6 +241,11 @@ impl StageDir {
         Ok(Self::read_done(&self.0)?.files.into_keys().collect())
     }
 
+    /// The hashes of its files, without `done.json`.
+    pub(crate) fn file_hashes(&self) -> Result<BTreeMap<String, String>> {
+        Ok(Self::read_done(&self.0)?.files)
+    }
+
     /// The stage in this folder, whether it exists or not.
     pub(crate) fn at(path: &Path) -> Self {
         Self(path.into())

@@ -8,9 +8,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Rows of a `metrics.parquet` that are in memory at a time.
-const SCAN_ROWS: usize = 1 << 16;
+pub(crate) const SCAN_ROWS: usize = 1 << 16;
 
-fn corrupt(action: &'static str, path: &Path) -> impl Fn(duel_tables::Error) -> Error {
+pub(crate) fn corrupt(action: &'static str, path: &Path) -> impl Fn(duel_tables::Error) -> Error {
     let path = path.to_path_buf();
     move |e| Error::Table { action, path: path.clone(), problem: e.to_string() }
 }
@@ -22,7 +22,7 @@ fn write(path: &Path, table: ColumnTable) -> Result<()> {
     write_atomically(path, &writer.finish().map_err(corrupt("written", path))?)
 }
 
-fn open(path: &Path) -> Result<TableReader> {
+pub(crate) fn open(path: &Path) -> Result<TableReader> {
     let file = crate::files::open(path).map_err(crate::files::io("open", path))?;
     TableReader::open(file).map_err(corrupt("read", path))
 }

@@ -7,6 +7,7 @@ use crate::commands::data::DataCommand;
 use crate::commands::export::ExportArgs;
 use crate::commands::import::ImportArgs;
 use crate::commands::init::InitArgs;
+use crate::commands::merge::MergeArgs;
 use crate::commands::optimum::OptimumArgs;
 use crate::commands::plan::PlanArgs;
 use crate::commands::report::ReportArgs;
@@ -47,6 +48,11 @@ pub enum Command {
     ///
     /// Of several runs: one page that compares them. With `--figure`: one chart at paper size.
     Report(ReportArgs),
+    /// Merge runs of one experiment that were made apart: other seeds, or other arms
+    ///
+    /// Reads run directories, or their committed files alone (experiment.toml, manifest.json, tables.json and the parquet files). What
+    /// several runs have is compared number by number; seconds and memory are compared within each run only.
+    Merge(MergeArgs),
     /// Let all arms of a run respond to a prompt, side by side
     ///
     /// Each response with its gold and proxy reward and its KL; each token in the colour of its log-ratio to the reference:

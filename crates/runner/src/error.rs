@@ -1,6 +1,7 @@
 //! Every error of the program, with its exit code and its hint, and how a stage failed.
 
 use crate::terminal::format_bytes;
+use duel_ledger::{MAX_DIFFERENCES, first_and_more};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -87,6 +88,29 @@ pub enum Error {
     OntoModel { to: PathBuf, from: PathBuf },
     #[error("`{}` {problem}", path.display())]
     Occupied { path: PathBuf, problem: String, replaceable: bool },
+    #[error("`{}` cannot be merged: {problem}", path.display())]
+    Unmergeable { path: PathBuf, problem: String, hint: &'static str },
+    #[error("nothing can be merged into `{}`: {problem}", path.display())]
+    MergeTarget { path: PathBuf, problem: String, hint: &'static str },
+    #[error(
+        "`{}` and `{}` are not runs of one experiment: {}",
+        first.display(), other.display(), first_and_more(differences, MAX_DIFFERENCES)
+    )]
+    OtherExperiment { first: PathBuf, other: PathBuf, differences: Vec<String> },
+    #[error(
+        "the claim {id} is not the same in `{}` and in `{}`: {}",
+        first.display(), other.display(), first_and_more(differences, MAX_DIFFERENCES)
+    )]
+    ClaimsDiffer { id: String, first: PathBuf, other: PathBuf, differences: Vec<String> },
+    #[error(
+        "the results of `{stage}` are not the same in `{}` and in `{}`: {}",
+        first.display(), other.display(), first_and_more(differences, MAX_DIFFERENCES)
+    )]
+    UnequalStage { stage: String, first: PathBuf, other: PathBuf, differences: Vec<String> },
+    #[error("`{}` was merged from {parts} runs, and cannot be continued", path.display())]
+    MergedRun { path: PathBuf, parts: usize },
+    #[error("`{}` has the numbers of `{stage}` and no folder of that stage, as they were read from tables alone", path.display())]
+    NumbersAlone { path: PathBuf, stage: String },
     #[error("`{option}` cannot be followed: {reason}")]
     Unused { option: String, reason: String },
     #[error("failed to {action} `{}`", path.display())]
@@ -158,6 +182,9 @@ impl Error {
             | Self::Unused { .. }
             | Self::NotText { .. }
             | Self::TooLarge { .. }
+            | Self::OtherExperiment { .. }
+            | Self::ClaimsDiffer { .. }
+            | Self::MergedRun { .. }
             | Self::Unscriptable { .. } => 2,
             Self::Data(duel_data::Error::NoPrompt { .. }) | Self::Report(duel_report::Error::NoFigure { .. }) => 2,
             Self::Contradicted { .. } => 3,
@@ -256,6 +283,18 @@ impl Error {
             Self::Occupied { .. } => Some(
                 "give --to another place, or empty this one yourself: --force replaces nothing but what `duel` has exported".into(),
             ),
+            Self::Unmergeable { hint, .. } | Self::MergeTarget { hint, .. } => Some((*hint).into()),
+            Self::OtherExperiment { .. } => {
+                Some("runs of one experiment differ in nothing but seeds, and arms that only one of them has".into())
+            }
+            Self::ClaimsDiffer { .. } => {
+                Some("write it alike into the `experiment.toml` of both; it then counts as added after the run where it is changed".into())
+            }
+            Self::UnequalStage { .. } => Some("what two runs have in common has to be equal, as it is for one binary and one kind of processor: merge one of the two, or make what the other adds again".into()),
+            Self::MergedRun { .. } => {
+                Some("run it with another `--out` or `name`, and merge that run with this one".into())
+            }
+            Self::NumbersAlone { .. } => Some("use the run directory in which it was trained".into()),
             Self::Interrupted => Some("run the same command again to resume".into()),
             Self::Evaluation(duel_evaluation::Error::Invariant { .. }) => Some(duel_training::FAULT_OF_DUEL.into()),
             _ => self.training().and_then(duel_training::Error::hint),

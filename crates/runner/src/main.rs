@@ -9,6 +9,7 @@ mod estimate;
 mod executors;
 mod judge_files;
 mod log;
+mod merge;
 mod plan;
 mod progress;
 mod render;
@@ -65,6 +66,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Run(args) => commands::run::run(&args),
         Command::Plan(args) => commands::plan::plan(&args),
         Command::Report(args) => commands::report::report(&args),
+        Command::Merge(args) => commands::merge::merge(&args),
         Command::Sample(args) => commands::sample::sample(&args),
         Command::Cache(command) => commands::cache::cache(&command),
         Command::Data(DataCommand::Check(args)) => commands::data::check(&args),

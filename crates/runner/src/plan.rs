@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::judge_files::{judge_files, recorded_judge};
 use crate::sources;
 use crate::world::{self, RowFiles};
-use duel_ledger::{Manifest, PlannedStage, RunDir, StageId};
+use duel_ledger::{Manifest, PlannedStage, RunDir, RunSubset, StageId, TableSource};
 use duel_spec::ids::{hash_bytes, stage_hash};
 use duel_spec::{Cell, Experiment, JudgeKind, MethodSettings, ModelShape, WorldKind};
 use serde::Serialize;
@@ -199,6 +199,10 @@ impl Plan {
         let is_there = |stage: &Stage| run.stages().join(stage.id.folder()).join("done.json").is_file();
         let needed = stage.needs.iter().map(|&need| &self.stages[need]).chain(itself.then_some(stage));
         let Some(absent) = needed.into_iter().find(|stage| !is_there(stage)) else { return Ok(()) };
+        let tables = TableSource::of(run.path(), manifest, RunSubset::Comparison);
+        if tables.is_ok_and(|tables| tables.stages.contains(&absent.id.folder())) {
+            return Err(Error::NumbersAlone { path: run.path().into(), stage: absent.label() });
+        }
         let cells: Vec<&Stage> = self.stages.iter().filter(|stage| stage.kind == StageKind::Cell).collect();
         Err(Error::Unfinished {
             path: run.path().into(),

@@ -1,5 +1,5 @@
-//! Where `duel export` and `duel import` write a model: it is made beside its place, synced and renamed when it is whole. Nothing is
-//! replaced but an earlier export, and that only when asked.
+//! Where `duel export` and `duel import` write a model: it is made beside its place, synced and renamed when it is whole (`duel merge`
+//! writes a run so too). Nothing is replaced but an earlier export, and that only when asked.
 
 use crate::error::{Error, Result};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -81,51 +81,23 @@ impl ModelTarget {
     /// # Errors
     /// Those of `write`, after which the place is as it was.
     pub(crate) fn write(self, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-        let (Some(parent), Some(name)) = (self.to.parent(), self.to.file_name()) else {
-            return Err(io("write", &self.to)(std::io::Error::other("it has no name")));
+        let is_replaced = self.state == TargetState::EarlierExport;
+        let placement = match (is_replaced, self.is_file, &self.state) {
+            (false, _, TargetState::Nothing) => Placement::New,
+            (true, false, _) => Placement::Exchange,
+            _ => Placement::Over,
         };
-        std::fs::create_dir_all(parent).map_err(io("create", parent))?;
-        let prefix = format!(".{}.making-", name.to_string_lossy());
-        sweep(parent, &prefix);
-        // removed with all that is in it when this function ends, however it ends
-        let staging = tempfile::Builder::new().prefix(&prefix).tempdir_in(parent).map_err(io("create", parent))?;
-        let lock = File::open(staging.path()).map_err(io("open", staging.path()))?;
-        lock.try_lock().map_err(|e| io("lock", staging.path())(e.into()))?;
-
-        let staged = staging.path().join(name);
-        if !self.is_file {
-            std::fs::create_dir(&staged).map_err(io("create", &staged))?;
-        }
-        write(&staged).map_err(|error| self.with_target_path(error))?;
-        if !self.is_file {
-            write_marker(&staged)?;
-            sync(&staged)?;
-        }
-        self.put(&staged, &staging.path().join("replaced"))?;
-        sync(parent)
-    }
-
-    /// Puts what was made in its place.
-    fn put(&self, staged: &Path, replaced: &Path) -> Result<()> {
-        let failed = io("write", &self.to);
-        let flags = match self.state {
-            TargetState::Nothing => RenameFlags::NOREPLACE,
-            TargetState::EarlierExport if !self.is_file => RenameFlags::EXCHANGE,
-            _ => RenameFlags::empty(),
-        };
-        match renameat_with(CWD, staged, CWD, &self.to, flags) {
-            // file systems that know no such flags
-            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) if !flags.is_empty() => {
-                if flags == RenameFlags::EXCHANGE {
-                    std::fs::rename(&self.to, replaced).map_err(io("replace", &self.to))?;
-                }
-                std::fs::rename(staged, &self.to).map_err(|e| {
-                    let _ = std::fs::rename(replaced, &self.to);
-                    failed(e)
-                })
+        make_beside(&self.to, placement, |staged| {
+            if !self.is_file {
+                std::fs::create_dir(staged).map_err(io("create", staged))?;
             }
-            done => done.map_err(|e| failed(e.into())),
-        }
+            write(staged).map_err(|error| self.with_target_path(error))?;
+            if !self.is_file {
+                write_marker(staged)?;
+                sync(staged)?;
+            }
+            Ok(())
+        })
     }
 
     /// An error of the writing names the place rather than what lies beside it.
@@ -139,11 +111,66 @@ impl ModelTarget {
     }
 }
 
+/// What is at a place before something is put there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Placement {
+    /// Nothing.
+    New,
+    /// A file or an empty directory, which is written over.
+    Over,
+    /// A directory, which is replaced as a whole.
+    Exchange,
+}
+
+/// Has something made at a path beside its place, in a directory of its own, and puts it there when it is whole.
+///
+/// # Errors
+/// Those of `make`, after which the place is as it was.
+pub(crate) fn make_beside(to: &Path, placement: Placement, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let (Some(parent), Some(name)) = (to.parent(), to.file_name()) else {
+        return Err(io("write", to)(std::io::Error::other("it has no name")));
+    };
+    std::fs::create_dir_all(parent).map_err(io("create", parent))?;
+    let prefix = format!(".{}.making-", name.to_string_lossy());
+    sweep(parent, &prefix);
+    // removed with all that is in it when this function ends, however it ends
+    let staging = tempfile::Builder::new().prefix(&prefix).tempdir_in(parent).map_err(io("create", parent))?;
+    let lock = File::open(staging.path()).map_err(io("open", staging.path()))?;
+    lock.try_lock().map_err(|e| io("lock", staging.path())(e.into()))?;
+    let staged = staging.path().join(name);
+    make(&staged)?;
+    put(to, placement, &staged, &staging.path().join("replaced"))?;
+    sync(parent)
+}
+
+/// Puts what was made in its place.
+fn put(to: &Path, placement: Placement, staged: &Path, replaced: &Path) -> Result<()> {
+    let failed = io("write", to);
+    let flags = match placement {
+        Placement::New => RenameFlags::NOREPLACE,
+        Placement::Exchange => RenameFlags::EXCHANGE,
+        Placement::Over => RenameFlags::empty(),
+    };
+    match renameat_with(CWD, staged, CWD, to, flags) {
+        // file systems that know no such flags
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) if !flags.is_empty() => {
+            if flags == RenameFlags::EXCHANGE {
+                std::fs::rename(to, replaced).map_err(io("replace", to))?;
+            }
+            std::fs::rename(staged, to).map_err(|e| {
+                let _ = std::fs::rename(replaced, to);
+                failed(e)
+            })
+        }
+        done => done.map_err(|e| failed(e.into())),
+    }
+}
+
 /// Whether a name is that of a GGUF file.
 pub(crate) use duel_model::gguf::is_gguf;
 
 /// A path without links, whether or not its last parts are there.
-fn resolved(to: &Path) -> Result<PathBuf> {
+pub(crate) fn resolved(to: &Path) -> Result<PathBuf> {
     let absolute = std::path::absolute(to).map_err(io("find", to))?;
     let is_there = |path: &&Path| path.symlink_metadata().is_ok();
     let nearest = absolute.ancestors().find(is_there).unwrap_or(Path::new("/"));
@@ -165,7 +192,7 @@ fn source_dirs(from: &Path) -> Vec<PathBuf> {
 }
 
 /// Whether a path is another one, or lies somewhere below it, by whatever names.
-fn is_within(inner: &Path, outer: &Path) -> bool {
+pub(crate) fn is_within(inner: &Path, outer: &Path) -> bool {
     inner.ancestors().any(|above| same(above, outer))
 }
 
@@ -177,7 +204,7 @@ fn same(a: &Path, b: &Path) -> bool {
     }
 }
 
-fn names(folder: &Path) -> Result<Vec<String>> {
+pub(crate) fn names(folder: &Path) -> Result<Vec<String>> {
     let entries = std::fs::read_dir(folder).map_err(io("read", folder))?;
     let name = |entry: std::io::Result<std::fs::DirEntry>| {
         Ok(entry.map_err(io("read", folder))?.file_name().to_string_lossy().into_owned())

@@ -135,6 +135,11 @@ impl ClaimMetric {
         matches!(self, Self::Models | Self::Sampled)
     }
 
+    /// Whether it measures time or memory, and so the machine too.
+    pub fn is_of_machine(self) -> bool {
+        matches!(self, Self::Seconds | Self::Memory)
+    }
+
     /// Whether it is the log of a ratio.
     pub fn is_log_ratio(self) -> bool {
         self.unit(true) == LOG_RATIO

@@ -27,6 +27,11 @@ impl std::fmt::Display for Origin {
     }
 }
 
+/// Whether a setting with this key changes results.
+pub(crate) fn changes_results(key: &str) -> bool {
+    key != "question" && key != "claims" && !key.starts_with("slurm.")
+}
+
 /// A merged experiment: all values, and for each leaf where it came from.
 #[derive(Debug, Clone)]
 pub struct Document {
@@ -77,21 +82,24 @@ impl Document {
     /// The settings that change results and differ from `recorded`: all but the question, the claims and the Slurm settings.
     /// `key is …, was …`.
     pub fn differences(&self, recorded: &Self) -> Vec<String> {
-        let result_settings = |document: &Self| -> BTreeMap<String, Value> {
-            let changes_results = |key: &str| key != "question" && key != "claims" && !key.starts_with("slurm.");
-            leaves(&document.merged).into_iter().filter(|(key, _)| changes_results(key)).collect()
+        let text = |(key, own, other): (String, String, String)| format!("{key} is {own}, was {other}");
+        self.compare(recorded, changes_results).into_iter().map(text).collect()
+    }
+
+    /// The leaves with such keys that differ from `other`'s: key, value here, value there.
+    pub(crate) fn compare(&self, other: &Self, is_compared: impl Fn(&str) -> bool) -> Vec<(String, String, String)> {
+        let compared = |document: &Self| -> BTreeMap<String, Value> {
+            leaves(&document.merged).into_iter().filter(|(key, _)| is_compared(key)).collect()
         };
-        let (own, other) = (result_settings(self), result_settings(recorded));
+        let (own, other) = (compared(self), compared(other));
         let text = |value: Option<&Value>| value.map_or("not set".into(), Value::to_string);
         let keys: BTreeSet<&String> = own.keys().chain(other.keys()).collect();
         let differs = |key: &&String| match (own.get(*key), other.get(*key)) {
             (Some(a), Some(b)) => !same(a, b),
             _ => true,
         };
-        keys.into_iter()
-            .filter(differs)
-            .map(|key| format!("{key} is {}, was {}", text(own.get(key)), text(other.get(key))))
-            .collect()
+        let values = |key: &String| (key.clone(), text(own.get(key)), text(other.get(key)));
+        keys.into_iter().filter(differs).map(values).collect()
     }
 
     /// The merged file, as TOML text.

@@ -28,6 +28,7 @@ mod span;
 mod stages;
 #[cfg(test)]
 mod tests;
+mod union;
 mod values;
 mod world;
 

@@ -11,6 +11,7 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::Type;
 use std::collections::HashSet;
 use std::fs::File;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Rows of a row group that is written.
@@ -53,6 +54,18 @@ impl Column {
 
     fn clear(&mut self) {
         of_values!(self, values => values.clear());
+    }
+
+    /// The values of some rows.
+    fn slice(&self, rows: Range<usize>) -> Self {
+        match self {
+            Self::Text(values) => Self::Text(values[rows].to_vec()),
+            Self::U64(values) => Self::U64(values[rows].to_vec()),
+            Self::U32(values) => Self::U32(values[rows].to_vec()),
+            Self::F64(values) => Self::F64(values[rows].to_vec()),
+            Self::F32(values) => Self::F32(values[rows].to_vec()),
+            Self::Bool(values) => Self::Bool(values[rows].to_vec()),
+        }
     }
 
     /// Appends another column of the same type; whether it is one.
@@ -135,6 +148,13 @@ impl ColumnTable {
         f64, F64, f64;
         f32, F32, f32;
         bool, Bool, bool;
+    }
+
+    /// Some of its rows.
+    #[must_use]
+    pub fn slice(&self, rows: Range<usize>) -> Self {
+        let columns = self.columns.iter().map(|(name, column)| (name.clone(), column.slice(rows.clone())));
+        Self { columns: columns.collect() }
     }
 
     /// Appends the rows of a table with the same columns.

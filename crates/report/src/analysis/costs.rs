@@ -1,5 +1,6 @@
 //! The cost of trainings, and their evaluations over any of the clocks.
 
+use crate::analysis::merged_parts::seeds_within_parts;
 use crate::analysis::points::{EvalPoint, MeasuredPoint};
 use crate::analysis::run::Run;
 use crate::analysis::stats::{Estimate, mean};
@@ -62,25 +63,29 @@ pub(crate) struct ArmCost {
 }
 
 /// Costs of each arm; the reward model counts as PPO's, once per cell, as a single training would pay it.
+/// Seconds are of the seeds at which they can be compared: not a number if there are none.
 pub(crate) fn arm_costs(run: &Run) -> Vec<ArmCost> {
+    let within = seeds_within_parts(run, &run.arms());
     run.arms()
         .into_iter()
         .filter_map(|arm| {
             let points: Vec<&MeasuredPoint> = run.points_of(arm).collect();
             let over =
                 |f: &dyn Fn(&MeasuredPoint) -> Vec<f64>| mean(&points.iter().flat_map(|p| f(p)).collect::<Vec<_>>());
-            let ends = |f: Clock| over(&|p| p.finished().map(|(_, m)| f(m.clocks)).collect());
-            let before: Vec<Clocks> = upstream_cost(run, points.first()?).into_values().collect();
-            let spent = |f: fn(&Clocks) -> f64| {
-                if before.is_empty() { 0.0 } else { mean(&before.iter().map(f).collect::<Vec<_>>()) }
-            };
-            let (flops_before, seconds_before) = (spent(|c| c.flops), spent(|c| c.wall_seconds));
+            let flops = over(&|p| p.finished().map(|(_, m)| m.clocks.flops).collect());
+            let is_within = |(seed, _): &(u64, &EvalPoint)| within.contains(seed);
+            let seconds = over(&|p| p.finished().filter(is_within).map(|(_, m)| m.clocks.wall_seconds).collect());
+            let before = upstream_cost(run, points.first()?);
+            let spent = |values: Vec<f64>| if before.is_empty() { 0.0 } else { mean(&values) };
+            let flops_before = spent(before.values().map(|c| c.flops).collect());
+            let comparable = before.iter().filter(|(seed, _)| within.contains(seed));
+            let seconds_before = spent(comparable.map(|(_, c)| c.wall_seconds).collect());
             Some(ArmCost {
                 arm: arm.into(),
                 models: over(&|p| run.last_training_values(p, metrics::MODELS_RESIDENT)),
                 sampled: over(&|p| run.last_training_values(p, metrics::SAMPLED_TOKENS)),
-                flops: ends(|c| c.flops) + flops_before,
-                seconds: ends(|c| c.wall_seconds) + seconds_before,
+                flops: flops + flops_before,
+                seconds: seconds + seconds_before,
                 flops_before,
                 seconds_before,
             })

@@ -1,6 +1,7 @@
 //! The effect that a claim is about, seed by seed, with its interval and p-value.
 
 use crate::analysis::frontier::{gain_at, metric_at, target};
+use crate::analysis::merged_parts::seeds_within_parts;
 use crate::analysis::points::{EvalPoint, MeasuredPoint};
 use crate::analysis::run::{CellEnd, Run};
 use crate::analysis::stats::{
@@ -114,6 +115,14 @@ impl<'a> ArmPair<'a> {
         Self { first, second, seeds }
     }
 
+    /// Only the seeds at which both arms of one run were measured in one part of it.
+    fn retain_seeds_within_parts(&mut self) {
+        if let Some(second) = self.second.filter(|second| std::ptr::eq(second.run, self.first.run)) {
+            let within = seeds_within_parts(self.first.run, &[self.first.name, second.name]);
+            self.seeds.retain(|seed| within.contains(seed));
+        }
+    }
+
     /// The values of both arms, seed by seed.
     fn values(&self, metric: SeedMetric) -> Vec<(f64, f64)> {
         let second = |seed| self.second.map_or(Some(0.0), |second| metric(second, seed));
@@ -152,7 +161,10 @@ impl<'a> ArmPair<'a> {
 
 /// The first arm minus the second over the seeds that both have; for a claim about one arm, that arm alone.
 pub(crate) fn sample(metric: ClaimMetric, kl: f64, first: RunArm, second: Option<RunArm>) -> PairedSample {
-    let pair = ArmPair::new(first, second);
+    let mut pair = ArmPair::new(first, second);
+    if metric.is_of_machine() {
+        pair.retain_seeds_within_parts();
+    }
     match metric {
         ClaimMetric::Gain => PairedSample::Mean(pair.first_minus_second(&|arm, seed| gain(arm, seed, kl))),
         ClaimMetric::WinRate => pair.win_rates(kl, false),

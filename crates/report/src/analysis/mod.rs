@@ -10,6 +10,7 @@ pub(crate) mod frontier;
 #[cfg(test)]
 pub(crate) mod hand_made_run;
 pub(crate) mod idle;
+pub(crate) mod merged_parts;
 #[cfg(test)]
 mod missing_cells;
 pub(crate) mod over_optimization;

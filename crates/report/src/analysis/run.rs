@@ -182,7 +182,8 @@ impl Run {
 
     /// Warnings about the run as a whole.
     pub fn notes(&self) -> Vec<String> {
-        self.missing_summary().into_iter().chain(self.dropped_claims()).collect()
+        let makers = self.manifest.differing_makers().and_then(|_| self.manifest.merge_note());
+        self.missing_summary().into_iter().chain(self.dropped_claims()).chain(makers).collect()
     }
 
     /// Adds a row of a training.

@@ -5,7 +5,7 @@ use crate::analysis::points::MeasuredPoint;
 use crate::analysis::run::{MissingCell, Run};
 use crate::analysis::stats::{holm_levels, mean};
 use crate::analysis::tuning::TuningResults;
-use crate::analysis::{over_optimization, sensitivity};
+use crate::analysis::{merged_parts, over_optimization, sensitivity};
 use crate::error::{Error, Result};
 use crate::format::fixed;
 use duel_spec::metrics::{KL, KL_SE};
@@ -166,7 +166,10 @@ pub fn judge(run: &Run, tuning: &TuningResults) -> Vec<ClaimResult> {
         let budgets = claim.arms.iter().filter(|side| side.arm != REFERENCE).filter_map(budget).collect();
         let missing_of_side = |side: &ArmRef| all.of(side).map_or(vec![], |e| missing_of(e.run, &side.arm));
         let missing: Vec<MissingCell> = claim.arms.iter().flat_map(missing_of_side).collect();
-        let reasons = refusals[index].iter().cloned().chain(test_reasons).chain(missing_lines(&missing)).collect();
+        let of_parts = costs_across_parts(run, claim);
+        let reasons =
+            refusals[index].iter().cloned().chain(test_reasons).chain(of_parts).chain(missing_lines(&missing));
+        let reasons = reasons.collect();
         let unit = claim.metric.unit(run.experiment.world.kind == WorldKind::Grammar);
         let requirement = requirement(claim, &tests, unit);
         let (description, added_after_run) = (description(claim), !run.manifest.had_claim(claim));
@@ -292,6 +295,12 @@ fn description(claim: &Claim) -> String {
 
 fn join(arms: &[ArmRef]) -> String {
     arms.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
+}
+
+/// Why a claim about seconds or memory is judged at fewer seeds than there are, in a merged run.
+fn costs_across_parts(run: &Run, claim: &Claim) -> Option<String> {
+    let [ArmRef { arm: first, run: None }, ArmRef { arm: second, run: None }] = &claim.arms[..] else { return None };
+    claim.metric.is_of_machine().then(|| merged_parts::left_out(run, [first, second])).flatten()
 }
 
 fn missing_of(run: &Run, arm: &str) -> Vec<MissingCell> {

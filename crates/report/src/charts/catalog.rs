@@ -1,6 +1,7 @@
 //! The list of a run's figures. A new one is drawn by a function of its group's file and listed here.
 
 use crate::analysis::costs::Clock;
+use crate::analysis::merged_parts::can_compare_costs;
 use crate::analysis::run::Run;
 use crate::analysis::tuning::TuningResults;
 use crate::charts::arm_comparison::{stability, win_rates};
@@ -19,10 +20,13 @@ const CLOCKS: [(&str, &str, Clock); 4] = [
     ("steps", "optimizer steps", |c| c.step as f64),
     ("tokens", "tokens trained, sampled and scored", |c| c.tokens as f64),
     ("flops", "FLOPs", |c| c.flops),
-    ("seconds", "seconds of training", |c| c.wall_seconds),
+    (SECONDS, "seconds of training", |c| c.wall_seconds),
 ];
 
-/// Every figure that the run has numbers for.
+/// The clock that differs between machines.
+const SECONDS: &str = "seconds";
+
+/// Every figure that the run has numbers for; those of seconds only where all arms were measured on one machine at each seed.
 pub(crate) fn all_figures(run: &Run, tuning: &TuningResults) -> Vec<Figure> {
     let figure = |(group, name, alt, plot): (&'static str, &str, &str, Option<Plot>)| {
         Some(Figure { name: name.into(), group, alt: alt.into(), chart: AnyChart::Plot(plot?) })
@@ -32,6 +36,9 @@ pub(crate) fn all_figures(run: &Run, tuning: &TuningResults) -> Vec<Figure> {
     figures.extend(training_figures(run).into_iter().filter_map(figure));
     figures.extend(reward_model_figures(run).into_iter().filter_map(figure));
     figures.extend(setting_charts(run, tuning));
+    if !can_compare_costs(run) {
+        figures.retain(|figure| figure.name.rsplit('-').next() != Some(SECONDS));
+    }
     figures
 }
 

@@ -1,6 +1,7 @@
 //! The page: one self-contained HTML file that explains a run with its own numbers.
 
 use crate::analysis::costs::{self, ArmCost};
+use crate::analysis::merged_parts::can_compare_costs;
 use crate::analysis::points::MeasuredPoint;
 use crate::analysis::run::Run;
 use crate::analysis::stats::{Estimate, mean};
@@ -145,6 +146,8 @@ fn run_context(run: &Run) -> Value {
         idle => idle::warnings(run),
         threads => costs::threads_label(run),
         manifest => Serde(manifest),
+        merged => manifest.merge_note(),
+        costs_compared => can_compare_costs(run),
         seconds => manifest.wall_seconds.map(seconds),
         memory => si(manifest.peak_memory as f64),
         folder => format!("runs/{}", run.experiment.name),
@@ -157,12 +160,12 @@ fn run_context(run: &Run) -> Value {
 fn cost_ratio(costs: &[ArmCost]) -> Option<Value> {
     let [a, b] = costs else { return None };
     let (cheap, expensive) = if a.flops <= b.flops { (a, b) } else { (b, a) };
-    (cheap.flops > 0.0 && cheap.seconds > 0.0).then(|| {
+    (cheap.flops > 0.0 && cheap.seconds != 0.0).then(|| {
         context! {
             cheap => cheap.arm.to_uppercase(),
             expensive => expensive.arm.to_uppercase(),
             flops => fixed(expensive.flops / cheap.flops, 1),
-            seconds => fixed(expensive.seconds / cheap.seconds, 1),
+            seconds => cheap.seconds.is_finite().then(|| fixed(expensive.seconds / cheap.seconds, 1)),
         }
     })
 }

@@ -13,6 +13,7 @@ use crate::analysis::verdict::ClaimResult;
 use crate::error::Result;
 use crate::format::{fixed, seconds, si};
 use crate::page::text_table::{TextTable, csv, latex, markdown};
+use duel_ledger::RunPart;
 use duel_spec::SelectionMetric;
 use duel_spec::metrics::{self, Metric};
 use std::path::Path;
@@ -30,6 +31,8 @@ pub(crate) struct ReportTables {
     pub(crate) calibration: TextTable,
     pub(crate) tuning: TextTable,
     pub(crate) verdicts: TextTable,
+    /// The runs that this one was merged from.
+    pub(crate) parts: TextTable,
 }
 
 /// Writes `<name>.csv`, `.md` and `.tex` of every table.
@@ -45,12 +48,18 @@ pub(crate) fn write(run: &Run, tuning: &TuningResults, judged: &[ClaimResult], f
         calibration: calibration(run),
         tuning: tried_points(run, tuning),
         verdicts: verdicts(judged),
+        parts: parts(run),
     };
-    let ReportTables { points, validation, drops, matched, costs, stages, calibration, tuning, verdicts } = &tables;
+    let ReportTables { points, validation, drops, matched, costs, stages, calibration, tuning, verdicts, parts } =
+        &tables;
+    let parts = run.manifest.is_merged().then_some(parts);
     let tuning = run.experiment.is_tuned().then_some(tuning);
     let verdicts = (!judged.is_empty()).then_some(verdicts);
-    for table in
-        [points, validation, drops, matched, costs, stages, calibration].into_iter().chain(tuning).chain(verdicts)
+    for table in [points, validation, drops, matched, costs, stages, calibration]
+        .into_iter()
+        .chain(tuning)
+        .chain(verdicts)
+        .chain(parts)
     {
         let path = |ending: &str| folder.join(format!("{}.{ending}", table.name));
         duel_ledger::write_atomically(&path("csv"), csv(&table.head, &table.rows)?.as_bytes())?;
@@ -204,6 +213,45 @@ fn costs(run: &Run) -> TextTable {
         })
         .collect();
     TextTable { name: "costs", head: head.map(String::from).to_vec(), rows }
+}
+
+/// How each part of a merged run was made, and what is from it.
+fn parts(run: &Run) -> TextTable {
+    let head = [
+        "part",
+        "seeds",
+        "cells",
+        "stages",
+        "processor",
+        "cores",
+        "at once",
+        "device",
+        "Duel",
+        "commit",
+        "seconds",
+        "peak memory",
+    ];
+    let plan = &run.manifest.plan;
+    let row = |(index, part): (usize, &RunPart)| {
+        let made = &part.manifest;
+        let used = || plan.iter().filter(|stage| part.used.contains(&stage.folder));
+        vec![
+            (index + 1).to_string(),
+            part.seeds(plan),
+            used().filter(|stage| stage.tuning.is_some()).count().to_string(),
+            used().count().to_string(),
+            made.host.processor.clone(),
+            made.host.cores.to_string(),
+            made.jobs.to_string(),
+            made.device.clone(),
+            made.duel.clone(),
+            made.commit.chars().take(10).collect(),
+            made.wall_seconds.map_or("–".into(), seconds),
+            format!("{}B", si(made.peak_memory as f64)),
+        ]
+    };
+    let rows = run.manifest.parts.iter().enumerate().map(row).collect();
+    TextTable { name: "parts", head: head.map(String::from).to_vec(), rows }
 }
 
 /// What the shared stages measured, mean ± interval over seeds.

@@ -11,6 +11,7 @@ pub mod export;
 pub mod export_reward;
 pub mod import;
 pub mod init;
+pub mod merge;
 pub mod optimum;
 pub mod plan;
 pub mod report;

@@ -19,7 +19,7 @@ use duel_ledger::{Manifest, PlannedStage, RunDir, RunLock, RunSubset, write_atom
 use duel_report::TuningResults;
 use duel_spec::{Cell, Document, Experiment, FORMAT_VERSION, Trial};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -69,6 +69,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     if experiment.is_pretrained() {
         world::sizes(&experiment)?; // sequences that the model's context cannot hold
     }
+    check_not_merged(args.experiment.out.join(&experiment.name))?;
     let run = RunDir::create(&args.experiment.out, &experiment.name)?;
     let _lock = RunLock::take(run.path())?;
     duel_ledger::sweep(run.path());
@@ -127,6 +128,14 @@ pub fn run(args: &RunArgs) -> Result<()> {
     manifest.write(run.path())?;
     announce_files(written);
     if failures.is_empty() { Ok(()) } else { Err(Error::Stages { failures, left_out: left_out.len() }) }
+}
+
+/// A merged run would lose where its results are from.
+fn check_not_merged(path: PathBuf) -> Result<()> {
+    match Manifest::read(&path).ok().filter(Manifest::is_merged) {
+        Some(merged) => Err(Error::MergedRun { path, parts: merged.parts.len() }),
+        None => Ok(()),
+    }
 }
 
 /// Prints the experiment's question and its warnings.
