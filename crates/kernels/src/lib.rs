@@ -56,12 +56,4 @@ pub use logp::{LmHead, LogpForward, LogpGradient, logp_backward, logp_forward};
 pub use matrix::Matrix;
 pub use norm::{NormGradient, NormWeights};
 pub use optimizer::{AdamWStep, adamw, squares};
-
-/// The widest vectors that the kernels use on this machine.
-pub fn vectors() -> &'static str {
-    match simd::simd_level() {
-        4 => "AVX-512",
-        3 => "AVX2",
-        _ => "none",
-    }
-}
+pub use simd::{VECTORS_VARIABLE, VectorSet, vector_set};
