@@ -2,15 +2,10 @@
 //! frozen or trained further, as the judge, and written for others.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use duel_data::TextTokenizer;
 use duel_ledger::read_completions;
-use duel_model::{
-    Activation, Classifier, ClassifierCheckpoint, FileDType, Gpt2, Policy, ScalarModel, TransformerConfig, classifier,
-    weights,
-};
-use duel_spec::seeds;
+use duel_model::{Classifier, Policy, ScalarModel, weights};
 use duel_testing::command_line::{refusal_of, stdout_of};
 use duel_testing_tensors::tiny_model::{self, model_with_template};
 use serde_json::{Value, json};
