@@ -191,7 +191,7 @@ simd_dispatch! {
 
 /// Whether products add with one rounding, as those of panels do.
 fn has_fma() -> bool {
-    cfg!(not(target_arch = "x86_64")) || crate::simd::simd_level() >= 3
+    crate::simd::vector_set().is_fused()
 }
 
 #[inline(always)]

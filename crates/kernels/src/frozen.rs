@@ -79,8 +79,8 @@ fn dequantise(quants: &[i8], scales: &[f32], to: &mut [Pair]) {
     let scales = scales.as_chunks::<PANEL>().0;
     assert!(quants.len() == to.len() && to.len() <= scales.len() * BLOCK_PAIRS, "a slice is too short");
     #[cfg(target_arch = "x86_64")]
-    if crate::simd::has_bf16() {
-        #[expect(unsafe_code, reason = "`has_bf16` asked the processor for AVX-512 BF16")]
+    if crate::simd::vector_set() == crate::simd::VectorSet::Avx512Bf16 {
+        #[expect(unsafe_code, reason = "`vector_set` asked the processor for AVX-512 BF16")]
         // SAFETY: as the reason says.
         unsafe {
             crate::panel_avx512_bf16::dequantise(quants, scales, to);

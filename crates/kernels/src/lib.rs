@@ -60,13 +60,5 @@ pub use logp::{LmHead, LogpGradient, LogpSaved, logp_backward, logp_forward};
 pub use matrix::Matrix;
 pub use norm::{NormGradient, NormWeights};
 pub use optimizer::{AdamWStep, adamw, squares};
+pub use simd::{VECTORS_VARIABLE, VectorSet, vector_set};
 pub use tilted::tilted_sums;
-
-/// The widest vectors that the kernels use on this machine.
-pub fn vectors() -> &'static str {
-    match simd::simd_level() {
-        4 => "AVX-512",
-        3 => "AVX2",
-        _ => "none",
-    }
-}

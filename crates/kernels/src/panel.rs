@@ -4,7 +4,7 @@
 //! plain loops. Every entry is summed in the order of the inputs, whatever rows are computed beside it.
 
 use crate::matrix::{Accumulate, LhsTiles, Matrix, PANEL, ROWS, RhsPanel};
-use crate::simd::simd_dispatch;
+use crate::simd::{VectorSet, simd_dispatch, vector_set};
 #[cfg(target_arch = "x86_64")]
 use crate::{panel_avx2, panel_avx512};
 
@@ -26,8 +26,8 @@ pub fn pack_panel(from: Matrix<'_>, first: usize, width: usize, to: &mut [[f32; 
         to.as_flattened_mut().fill(0.0);
     }
     #[cfg(target_arch = "x86_64")]
-    let turned = if from.row_step == 1 && width == PANEL && crate::simd::simd_level() == 4 {
-        #[expect(unsafe_code, reason = "`level` asked the processor for AVX-512")]
+    let turned = if from.row_step == 1 && width == PANEL && vector_set() >= VectorSet::Avx512 {
+        #[expect(unsafe_code, reason = "`vector_set` asked the processor for AVX-512")]
         // SAFETY: as the reason says.
         unsafe {
             panel_avx512::transpose_block(&from.values[first * from.column_step..], from.column_step, to)
@@ -47,7 +47,7 @@ pub fn pack_panel(from: Matrix<'_>, first: usize, width: usize, to: &mut [[f32; 
 /// The transpose of 16 × 16 numbers.
 pub fn transpose_lanes(block: &mut [[f32; 16]; 16]) {
     #[cfg(target_arch = "x86_64")]
-    if crate::simd::simd_level() == 4 {
+    if vector_set() >= VectorSet::Avx512 {
         #[expect(unsafe_code, reason = "`level` asked the processor for AVX-512")]
         // SAFETY: as the reason says.
         unsafe {
@@ -76,16 +76,16 @@ pub fn panel_product(
     let right_holds = depth == 0 || (depth - 1) * w.step + PANEL <= w.values.len();
     assert!(x.holds(rows, depth) && right_holds && (rows - 1) * y_step + width <= y.len() && width <= PANEL);
     #[cfg(target_arch = "x86_64")]
-    if crate::simd::simd_level() == 4 {
+    if vector_set() >= VectorSet::Avx512 {
         #[expect(unsafe_code, reason = "the tiles take pointers, and AVX-512")]
-        // SAFETY: every entry that a tile touches lies within its slice, as asserted; `level` asked the processor.
+        // SAFETY: every entry that a tile touches lies within its slice, as asserted; `vector_set` asked the processor.
         unsafe {
             panel_avx512::panel([rows, depth, width], x, w, y, y_step, over, scale);
         }
         return;
     }
     #[cfg(target_arch = "x86_64")]
-    if crate::simd::simd_level() == 3 {
+    if vector_set() == VectorSet::Avx2 {
         #[expect(unsafe_code, reason = "the tiles take pointers, and AVX2")]
         // SAFETY: as above.
         unsafe {
@@ -109,7 +109,7 @@ simd_dispatch! {
     ) {
         let [rows, depth, width] = shape;
         let start = |row: usize| row / ROWS * x.tile_step + row % ROWS * x.row_step;
-        let fused = cfg!(not(target_arch = "x86_64")) || crate::simd::simd_level() >= 3;
+        let fused = vector_set().is_fused();
         let mut row = 0;
         while row < rows {
             let count = 2.min(rows - row);

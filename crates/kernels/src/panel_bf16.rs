@@ -2,7 +2,7 @@
 
 use crate::matrix::{Accumulate, PANEL};
 use crate::pair::{BLOCK_PAIRS, Pair, unpair};
-use crate::simd::simd_dispatch;
+use crate::simd::{VectorSet, simd_dispatch, vector_set};
 
 /// Pairs of inputs of a panel worked on at a time: they stay in the first cache.
 pub const DEPTH_PAIRS: usize = 256;
@@ -36,9 +36,9 @@ pub fn panel(
     let holds = (rows - 1) * x_step + depth <= x.len() && depth * PANEL <= w.values.len();
     assert!(holds && (rows - 1) * y_step + width <= y.len() && width <= PANEL, "a slice is too short");
     #[cfg(target_arch = "x86_64")]
-    if crate::simd::has_bf16() {
+    if vector_set() == VectorSet::Avx512Bf16 {
         #[expect(unsafe_code, reason = "the tiles take pointers, and AVX-512 BF16")]
-        // SAFETY: every entry that a tile touches lies within its slice, as asserted; `has_bf16` asked the processor.
+        // SAFETY: every entry that a tile touches lies within its slice, as asserted; `vector_set` asked the processor.
         unsafe {
             crate::panel_avx512_bf16::panel([rows, depth, width], x, x_step, w, y, y_step, over);
         }
@@ -59,7 +59,7 @@ simd_dispatch! {
         over: Accumulate,
     ) {
         let [rows, depth, width] = shape;
-        let fused = cfg!(not(target_arch = "x86_64")) || crate::simd::simd_level() >= 3;
+        let fused = vector_set().is_fused();
         let w = &w.as_chunks::<PANEL>().0[..depth];
         for row in (0..rows).step_by(PLAIN_ROWS) {
             let count = PLAIN_ROWS.min(rows - row);
@@ -105,8 +105,8 @@ pub fn turn_block(from: &[Pair], to: &mut [Pair]) {
     let (from, to) = (from.as_chunks::<PANEL>().0, to.as_chunks_mut::<PANEL>().0);
     assert!(from.len() == BLOCK_PAIRS && to.len() == BLOCK_PAIRS, "a slice is too short");
     #[cfg(target_arch = "x86_64")]
-    if crate::simd::simd_level() == 4 {
-        #[expect(unsafe_code, reason = "`simd_level` asked the processor for AVX-512")]
+    if vector_set() >= VectorSet::Avx512 {
+        #[expect(unsafe_code, reason = "`vector_set` asked the processor for AVX-512")]
         // SAFETY: as the reason says.
         unsafe {
             crate::panel_avx512_bf16::turn_block(from, to);

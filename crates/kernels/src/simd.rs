@@ -1,5 +1,7 @@
 //! The widest vectors that the processor has, chosen at run time, and an exponential that fills them.
 
+use std::sync::OnceLock;
+
 /// Compiles a function once for AVX-512, once for AVX2 and once for any processor; the caller gets the widest.
 macro_rules! simd_dispatch {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
@@ -16,11 +18,11 @@ macro_rules! simd_dispatch {
                 fn avx512($($arg: $ty),*) $(-> $ret)? { any($($arg),*) }
                 #[target_feature(enable = "avx2,fma")]
                 fn avx2($($arg: $ty),*) $(-> $ret)? { any($($arg),*) }
-                match crate::simd::simd_level() {
-                    // SAFETY: `simd_level` asked the processor for exactly these features.
-                    4 => return unsafe { avx512($($arg),*) },
-                    3 => return unsafe { avx2($($arg),*) },
-                    _ => {}
+                match crate::simd::vector_set() {
+                    // SAFETY: the processor has what `vector_set` names.
+                    crate::simd::VectorSet::Avx512 | crate::simd::VectorSet::Avx512Bf16 => return unsafe { avx512($($arg),*) },
+                    crate::simd::VectorSet::Avx2 => return unsafe { avx2($($arg),*) },
+                    crate::simd::VectorSet::Baseline => {}
                 }
             }
             any($($arg),*)
@@ -29,27 +31,82 @@ macro_rules! simd_dispatch {
 }
 pub(crate) use simd_dispatch;
 
-/// 4: AVX-512, 3: AVX2, 0: neither. The standard library keeps the answer.
-#[cfg(target_arch = "x86_64")]
-pub fn simd_level() -> u8 {
-    if is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512dq")
-        && is_x86_feature_detected!("avx512vl")
-        && is_x86_feature_detected!("fma")
-    {
-        4
-    } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-        3
-    } else {
-        0
+/// The vector instructions that the kernels are compiled for, narrowest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum VectorSet {
+    /// What every processor of the architecture has: SSE2 on x86-64, NEON with fused multiply-add on aarch64.
+    Baseline,
+    /// AVX2 with fused multiply-add.
+    Avx2,
+    /// AVX-512 F, BW, DQ, VL.
+    Avx512,
+    /// AVX-512 with products of bf16.
+    Avx512Bf16,
+}
+
+impl VectorSet {
+    /// All of them, and what each is called in `DUEL_VECTORS`.
+    pub const NAMES: [(&str, Self); 4] = [
+        ("baseline", Self::Baseline),
+        ("avx2", Self::Avx2),
+        ("avx512", Self::Avx512),
+        ("avx512bf16", Self::Avx512Bf16),
+    ];
+
+    /// The set of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::NAMES.iter().find(|(other, _)| *other == name).map(|(_, set)| *set)
+    }
+
+    /// Whether a multiplication and an addition are one instruction.
+    pub fn is_fused(self) -> bool {
+        self >= Self::Avx2 || cfg!(target_arch = "aarch64")
+    }
+
+    /// What the instructions are called.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Baseline if cfg!(target_arch = "aarch64") => "NEON",
+            Self::Baseline => "none",
+            Self::Avx2 => "AVX2",
+            Self::Avx512 => "AVX-512",
+            Self::Avx512Bf16 => "AVX-512 with BF16",
+        }
+    }
+
+    /// The widest that this processor has.
+    fn widest() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let has_512 = is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl");
+            if !is_x86_feature_detected!("avx2") || !is_x86_feature_detected!("fma") {
+                return Self::Baseline;
+            }
+            match (has_512, is_x86_feature_detected!("avx512bf16")) {
+                (true, true) => Self::Avx512Bf16,
+                (true, false) => Self::Avx512,
+                (false, _) => Self::Avx2,
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        Self::Baseline
     }
 }
 
-/// Whether there is an instruction that multiplies bf16 numbers in the widest vectors.
-#[cfg(target_arch = "x86_64")]
-pub fn has_bf16() -> bool {
-    simd_level() == 4 && is_x86_feature_detected!("avx512bf16")
+/// The environment variable that limits the vectors to narrower ones than the processor has: what it names is the widest.
+pub const VECTORS_VARIABLE: &str = "DUEL_VECTORS";
+
+/// The widest vectors that the kernels use in this process: those of the processor, or fewer where
+/// [`VECTORS_VARIABLE`] names them. Another word there limits nothing; whoever starts the process refuses it.
+pub fn vector_set() -> VectorSet {
+    static SET: OnceLock<VectorSet> = OnceLock::new();
+    *SET.get_or_init(|| {
+        let limit = std::env::var(VECTORS_VARIABLE).ok().and_then(|name| VectorSet::named(&name));
+        VectorSet::widest().min(limit.unwrap_or(VectorSet::Avx512Bf16))
+    })
 }
 
 /// `eˣ` to a relative error below 2e-7 for x in [−87, 88]; 0 below, the value at 88 above: nothing here is denormal,

@@ -2,7 +2,8 @@
 
 use crate::{Error, FrozenNumbers, Result};
 use burn::tensor::{Device, Tensor};
-use duel_kernels::{FrozenMatrix, Matrix};
+use duel_kernels::{FrozenMatrix, Matrix, VECTORS_VARIABLE, VectorSet};
+use std::ffi::OsString;
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -12,8 +13,10 @@ pub const NAMES: [&str; 4] = ["flex", "ndarray", "wgpu", "cuda"];
 /// Opens a device by name, without autodiff.
 ///
 /// # Errors
-/// [`Error::UnknownDevice`], [`Error::DeviceNotBuilt`] where the feature is off, and [`Error::NoAdapter`] where the machine has none.
+/// [`Error::UnknownDevice`], [`Error::DeviceNotBuilt`] where the feature is off, and [`Error::NoAdapter`] where the machine has none;
+/// [`Error::UnknownVectors`] where `DUEL_VECTORS` names none.
 pub fn open(name: &str) -> Result<Device> {
+    check_vectors(std::env::var_os(VECTORS_VARIABLE))?;
     if adapters(name).is_some_and(|adapters| adapters.is_empty()) {
         return Err(Error::NoAdapter { name: name.into() });
     }
@@ -73,7 +76,35 @@ pub fn product_rate(numbers: Option<FrozenNumbers>) -> f64 {
     2.0 * (rows * inputs * outputs) as f64 / seconds.fold(f64::INFINITY, f64::min)
 }
 
-/// The widest vectors that `flex` computes with on this machine.
-pub fn vectors() -> &'static str {
-    duel_kernels::vectors()
+/// The vectors that `flex` computes with on this machine, and whether they are wide.
+pub fn vectors() -> (&'static str, bool) {
+    let set = duel_kernels::vector_set();
+    (set.label(), set.is_fused())
+}
+
+/// Whether a limit of the vectors, if there is one, is a name that the kernels know.
+fn check_vectors(limit: Option<OsString>) -> Result<()> {
+    match limit {
+        Some(name) if name.to_str().and_then(VectorSet::named).is_none() => {
+            Err(Error::UnknownVectors { name: name.to_string_lossy().into_owned() })
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_of_the_vectors_is_one_of_the_names() {
+        assert!(check_vectors(None).is_ok());
+        for (name, _) in VectorSet::NAMES {
+            assert!(check_vectors(Some(name.into())).is_ok(), "{name}");
+        }
+        for name in ["", "AVX2", "avx512 "] {
+            let error = check_vectors(Some(name.into())).expect_err(name);
+            assert!(error.hint().is_some_and(|hint| hint.contains("baseline, avx2, avx512, avx512bf16")), "{name}");
+        }
+    }
 }

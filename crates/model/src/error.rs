@@ -11,6 +11,8 @@ pub enum Error {
     DeviceNotBuilt { name: String },
     #[error("no adapter for `{name}` was found on this machine")]
     NoAdapter { name: String },
+    #[error("the environment variable DUEL_VECTORS is `{name}`, which names no vector instructions")]
+    UnknownVectors { name: String },
     #[error("failed to read `{}`", path.display())]
     Read { path: PathBuf, source: std::io::Error },
     #[error("failed to write `{}`", path.display())]
@@ -65,6 +67,9 @@ impl Error {
             Self::DeviceNotBuilt { name } => Some(format!("build with `cargo build --release --features {name}`")),
             Self::NoAdapter { name } if name == "wgpu" => Some(
                 "it needs a driver for Vulkan, Metal or DirectX 12; Debian's mesa-vulkan-drivers has one that computes on the processor".into(),
+            ),
+            Self::UnknownVectors { .. } => Some(
+                "unset it for the widest that the processor has, or limit them: baseline, avx2, avx512, avx512bf16".into(),
             ),
             Self::NoAdapter { .. } => Some("it needs a card and its driver; `duel doctor` lists what is found".into()),
             Self::Damaged { .. } | Self::Lacking { .. } | Self::Shape { .. } => Some(

@@ -105,7 +105,15 @@ pub fn shape(experiment: &Experiment, ShapeInfo { config, space }: &ShapeInfo) -
         true => (PRETRAINED, PRETRAINED_BATCH, sysinfo::cores()),
         false => ("experiment", BATCH, 1),
     };
-    Shape { name, config: config.clone(), space: space.clone(), batch, episodes: batch, threads, numbers: experiment.model.numbers }
+    Shape {
+        name,
+        config: config.clone(),
+        space: space.clone(),
+        batch,
+        episodes: batch,
+        threads,
+        numbers: experiment.model.numbers,
+    }
 }
 
 impl Throughput {

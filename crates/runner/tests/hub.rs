@@ -1,14 +1,12 @@
 //! Models and rows by their names on the hub, from the command line: out of a cache, and from a server on the loopback.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-mod tiny_model;
-
 use duel_testing::command_line::{refusal_of, stdout_of};
 use duel_testing::fake_hub::{COMMIT, FakeServer, HubFiles, HubReply, answer, hash, storage};
+use duel_testing_tensors::tiny_model::{self, SMALL};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
-use tiny_model::SMALL;
 
 const TOKEN: &str = "hf_secret";
 

@@ -2,13 +2,11 @@
 //! that a run takes seconds.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-mod tiny_model;
-
 use duel_testing::command_line::{refusal_of, stdout_of};
+use duel_testing_tensors::tiny_model::{SMALL, model};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
-use tiny_model::{SMALL, model};
 
 fn duel(folder: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_duel"));

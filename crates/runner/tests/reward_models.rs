@@ -2,22 +2,15 @@
 //! frozen or trained further, as the judge, and written for others.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-mod tiny_model;
-
-use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use duel_data::TextTokenizer;
 use duel_ledger::read_completions;
-use duel_model::{
-    Activation, Classifier, ClassifierCheckpoint, FileDType, Gpt2, Policy, ScalarModel, TransformerConfig, classifier,
-    weights,
-};
-use duel_spec::seeds;
+use duel_model::{Classifier, Policy, ScalarModel, weights};
 use duel_testing::command_line::{refusal_of, stdout_of};
+use duel_testing_tensors::tiny_model::{self, model_with_template};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use tiny_model::{model_with_template, tokenizer_files};
 
 const POLICY_TEMPLATE: &str = "{% for m in messages %}{{ '<pad>' + m.role + '\n' + m.content + '<eos>' }}\n{% endfor %}\
                                {% if add_generation_prompt %}{{ '<pad>assistant\n' }}{% endif %}";
@@ -26,19 +19,7 @@ const REWARD_TEMPLATE: &str = "{{ '<bos>' }}{% for m in messages %}{{ '[' + m.ro
 
 /// A classifier of another family, with fewer words and another template.
 fn reward_model(to: &Path, context: usize) {
-    let (tokenizer_files, vocabulary) = tokenizer_files(&["good bad is it it is"], 270, REWARD_TEMPLATE, to);
-    let architecture = Gpt2 { activation: Activation::GeluTanh, inner: 40, epsilon: 1e-5 }.architecture();
-    let config = TransformerConfig { vocabulary, context, layers: 2, width: 12, heads: 3, tied: true, architecture };
-    let device = Device::flex();
-    let body = Policy::new(&config, &mut seeds::derive(2, "test", 0, "init"), &device).no_grad();
-    let head = (0..12).map(|i| ((i * 7) % 5) as f32 / 2.0 - 1.0).collect();
-    let model = ScalarModel::with_head(body, head, &device);
-    classifier::write(
-        to,
-        ClassifierCheckpoint { config, model, tokenizer_files, pad: Some(0), score: None },
-        FileDType::F32,
-    )
-    .unwrap();
+    tiny_model::reward_model(to, REWARD_TEMPLATE, context);
 }
 
 /// The score of some ids by hand: that of the last.

@@ -8,23 +8,29 @@ mod theory;
 
 pub use claim::{Bound, ClaimNumber, ExactClaim};
 
-/// All of them, in order.
+/// Their ids, and what measures each, in order.
+///
+/// # Errors
+/// Of a function: a training that diverges.
+pub const EXACT: [(&str, fn() -> crate::Result<ExactClaim>); 12] = [
+    ("A1", || Ok(theory::optimum_is_unique())),
+    ("A2", || Ok(theory::rewards_of_one_class())),
+    ("A3", || Ok(preferences::population_optimum())),
+    ("A4", || Ok(theory::dpo_gradient())),
+    ("A5", || Ok(theory::gradient_asymmetry())),
+    ("A6", || Ok(preferences::off_coverage())),
+    ("A7", || Ok(preferences::deterministic_preferences())),
+    ("A8", || Ok(preferences::label_flips())),
+    ("A9", || Ok(sampling::best_of_n())),
+    ("A10", || Ok(sampling::kl_estimators())),
+    ("A11", learning::both_methods_reach_the_optimum),
+    ("C7", learning::ppo_learns_from_its_own_completions),
+];
+
+/// All of them, measured.
 ///
 /// # Errors
 /// A training among them that diverges.
 pub fn exact() -> crate::Result<Vec<ExactClaim>> {
-    Ok(vec![
-        theory::optimum_is_unique(),
-        theory::rewards_of_one_class(),
-        preferences::population_optimum(),
-        theory::dpo_gradient(),
-        theory::gradient_asymmetry(),
-        preferences::off_coverage(),
-        preferences::deterministic_preferences(),
-        preferences::label_flips(),
-        sampling::best_of_n(),
-        sampling::kl_estimators(),
-        learning::both_methods_reach_the_optimum()?,
-        learning::ppo_learns_from_its_own_completions()?,
-    ])
+    EXACT.iter().map(|(_, measure)| measure()).collect()
 }

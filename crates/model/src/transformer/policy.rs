@@ -82,7 +82,8 @@ impl Policy {
             }
             head
         });
-        let policy = Self { body, head, frozen_head: None, logit_spec: config.architecture.logits.clone(), logits_memory: 0 };
+        let policy =
+            Self { body, head, frozen_head: None, logit_spec: config.architecture.logits.clone(), logits_memory: 0 };
         match numbers {
             Some(numbers) => policy.rounded(numbers),
             None => policy,

@@ -26,9 +26,9 @@ pub fn doctor(out: &Path) -> Result<()> {
     let memory = sysinfo::memory();
     let enough = memory >= 1e9;
     checks.push(check(Some(enough), "memory", format!("{}; article.toml takes about 320 MB", format_bytes(memory))));
-    let vectors = device::vectors();
-    let slow = if vectors == "none" { ": everything works, several times slower" } else { "" };
-    checks.push(check(Some(vectors != "none"), "vectors", format!("{vectors}{slow}")));
+    let (vectors, wide) = device::vectors();
+    let slow = if wide { "" } else { ": everything works, several times slower" };
+    checks.push(check(Some(wide), "vectors", format!("{vectors}{slow}")));
     for name in device::NAMES {
         checks.push(match device::open(name) {
             Ok(_) => {

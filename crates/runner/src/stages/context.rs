@@ -289,8 +289,10 @@ pub(super) fn check_unpaired(experiment: &Experiment, rows: &[PreferenceRow]) ->
 mod tests {
     use super::super::testing::PlannedRun;
     use super::*;
+    use duel_data::grammar::GrammarWorld;
     use duel_model::Responses;
     use duel_spec::Split;
+    use duel_testing_tensors::tiny_model;
 
     /// A judge that has noticed too late that its scores were wrong.
     struct WrongScores;
@@ -347,6 +349,116 @@ mod tests {
         assert_eq!(first.hash(), second.hash());
         let ids = |policy: &Policy| burn::module::list_param_ids(policy);
         assert!(ids(&first).iter().all(|id| !ids(&second).contains(id)));
+        Ok(())
+    }
+
+    /// A planned run on a tiny pretrained model, with more settings of `[model]` and what follows it; and the model's folder.
+    fn pretrained_run(more: &str) -> (PlannedRun, tempfile::TempDir) {
+        let folder = tempfile::tempdir().expect("a folder");
+        tiny_model::model(&folder.path().join("model"));
+        tiny_model::reward_model(&folder.path().join("reward"), "{{ messages[0].content }}", 64);
+        let rows =
+            (0..8).map(|i| format!("{{\"prompt\": \"is it {i}\", \"chosen\": \"good\", \"rejected\": \"no\"}}\n"));
+        std::fs::write(folder.path().join("rows.jsonl"), rows.collect::<String>()).expect("written");
+        let at = folder.path().display();
+        let run = PlannedRun::new(&format!(
+            "[world]\nkind = \"rows\"\n[world.rows]\ntrain = \"{at}/rows.jsonl\"\n\
+             [arms.a]\nmethod = \"dpo\"\nlora = true\n[model]\nfrom = \"{at}/model\"\n{}",
+            more.replace("AT", &at.to_string())
+        ));
+        (run, folder)
+    }
+
+    /// The tiny model as it is in its files, and rounded.
+    fn tiny_policies(folder: &Path) -> Result<[Policy; 2]> {
+        let model = duel_model::Pretrained::open(&folder.join("model"))?;
+        let context = GrammarWorld::new(0.02, 1).space().context();
+        let policy = model.policy(context, &Device::flex())?;
+        Ok([policy.clone(), policy.rounded(FrozenNumbers::Bf16)])
+    }
+
+    #[test]
+    fn a_pretrained_model_is_rounded_where_it_is_not_trained() -> Result<()> {
+        let world = GrammarWorld::new(0.02, 1);
+        for (settings, expected) in [
+            ("", 0),
+            ("numbers = \"bf16\"\n", 1),
+            ("numbers = \"bf16\"\n[stages.sft]\nsteps = 2\n", 0),
+            ("numbers = \"bf16\"\n[stages.sft]\nsteps = 2\nlora = true\n", 1),
+        ] {
+            let (run, folder) = pretrained_run(settings);
+            let policies = tiny_policies(folder.path())?;
+            let context = run.context(run.stage(StageKind::Pairs));
+            assert_eq!(context.base_policy(&world)?.hash(), policies[expected].hash(), "{settings}");
+        }
+        Ok(())
+    }
+
+    /// A mapped model notices that its file was cut off; one in memory does not read it again.
+    #[test]
+    fn matrices_stay_in_their_file_if_they_are_mapped() -> Result<()> {
+        for (settings, mapped) in [
+            ("", false),
+            ("mapped = true\n", true),
+            ("numbers = \"bf16\"\n", false),
+            ("numbers = \"bf16\"\nmapped = true\n", true),
+        ] {
+            let (run, folder) = pretrained_run(settings);
+            let context = run.context(run.stage(StageKind::Pairs));
+            let policy = context.base_policy(&GrammarWorld::new(0.02, 1))?;
+            let file = folder.path().join("model/model.safetensors");
+            std::fs::File::options().write(true).open(file).expect("opened").set_len(100).expect("cut off");
+            let read = duel_model::catching(|| duel_model::Result::Ok(policy.hash()));
+            assert_eq!(read.is_err(), mapped, "{settings}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_pretrained_reward_model_is_rounded_where_it_is_not_trained() -> Result<()> {
+        for (settings, rounded) in
+            [("steps = 0\n", true), ("steps = 2\nlora = true\n", true), ("steps = 0\nlora = true\n", true)]
+        {
+            let hash = |numbers: &str| -> Result<String> {
+                let (run, _folder) = pretrained_run(&format!("{numbers}[stages.rm]\nfrom = \"AT/reward\"\n{settings}"));
+                let context = run.context(run.stage(StageKind::Pairs));
+                Ok(context.reward_start()?.expect("one is named").body.hash())
+            };
+            assert_eq!(hash("")? != hash("numbers = \"bf16\"\n")?, rounded, "{settings}");
+        }
+        Ok(())
+    }
+
+    /// Of a pretrained model with adapters these alone are written, in PEFT's format; of any other all weights.
+    #[test]
+    fn policies_are_written_and_read_as_they_were_trained() -> Result<()> {
+        let world = GrammarWorld::new(0.02, 1);
+        let mut rng = seeds::derive(3, "test", 0, "init");
+        let mut trained = |policy: Policy| adapted(policy, (2, 4.0), |_| true, &mut rng, &Device::flex());
+        let (pretrained, folder) = pretrained_run("");
+        let [policy, _] = tiny_policies(folder.path())?;
+        let own = PlannedRun::new("[model]\nlayers = 1\nwidth = 8\nheads = 2\n[arms.a]\nmethod = \"dpo\"\n");
+        let small = Policy::new(
+            &own.context(own.stage(StageKind::Pairs)).config(&world)?,
+            &mut seeds::derive(4, "test", 0, "init"),
+            &Device::flex(),
+        );
+        for (run, policy, adapters) in [
+            (&pretrained, trained(policy.clone()), true),
+            (&pretrained, policy, false),
+            (&own, trained(small.clone()), false),
+            (&own, small, false),
+        ] {
+            let stage = run.stage(StageKind::Sft);
+            let context = run.context(stage);
+            let expected = policy.clone().merged().hash();
+            let make = |to: &Path| context.save_policy(policy.clone(), &world, to);
+            let written = StageDir::make(&run.run.stages(), &stage.id, &stage.key, make)?;
+            assert_eq!(written.file(POLICY).is_file(), !adapters);
+            let read = context.read_policy(stage, || context.pretrained(&world), &world)?;
+            assert_eq!((read.has_lora(), read.merged().hash()), (adapters, expected));
+            std::fs::remove_dir_all(written.path()).expect("removed");
+        }
         Ok(())
     }
 }
