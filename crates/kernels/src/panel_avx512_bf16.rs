@@ -1,7 +1,7 @@
 //! Tiles whose sums stay in registers of AVX-512, multiplied by `vdpbf16ps`; and the transpose of a block.
 #![expect(unsafe_code, reason = "loads and stores of whole registers")]
 
-use crate::matrix::{Accumulate, FEW_ROWS, PANEL, ROWS};
+use crate::matrix::{Accumulate, PANEL, ROWS};
 use crate::pair::{BLOCK_PAIRS, Pair};
 use crate::panel_avx512::{ahead_step, mask};
 use crate::panel_bf16::PairPanel;
