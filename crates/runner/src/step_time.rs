@@ -413,13 +413,13 @@ mod tests {
         let twice = ProductRates { f32: 2.0 * rates.f32, frozen: 2.0 * rates.frozen };
         let [times, faster] = [rates, twice].map(|rates| StepTimes::of_table(shape.clone(), rates));
         for kind in [StepKind::Train, StepKind::TrainScalar, StepKind::Read, StepKind::ReadScalar, StepKind::Sample] {
-            let [slow, fast] = [&times, &faster].map(|times| times.seconds(kind, 32.0));
+            let [slow, fast] = [&times, &faster].map(|times| times.seconds(kind, 16.0));
             assert!((slow / fast - 2.0).abs() < 1e-9, "{kind:?}");
-            let shared = times.with_threads(2).seconds(kind, 32.0);
+            let shared = times.with_threads(2).seconds(kind, 16.0);
             assert!(shared > 0.5 * slow && shared < slow, "{kind:?}");
-            let corrected = times.clone().corrected(kind, 32.0, 3.0 * slow);
-            assert!((corrected.seconds(kind, 32.0) / slow - 3.0).abs() < 1e-9, "{kind:?}");
-            assert!(corrected.seconds(kind, 64.0) > corrected.seconds(kind, 32.0), "{kind:?}");
+            let corrected = times.clone().corrected(kind, 16.0, 3.0 * slow);
+            assert!((corrected.seconds(kind, 16.0) / slow - 3.0).abs() < 1e-9, "{kind:?}");
+            assert!(corrected.seconds(kind, 64.0) > corrected.seconds(kind, 16.0), "{kind:?}");
         }
     }
 
