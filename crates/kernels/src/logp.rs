@@ -190,11 +190,7 @@ pub fn logp_backward(
                     let slopes = &mut slopes[..if head.soft_cap.is_some() { logits.len() } else { 0 }];
                     rows::soft_cap_slopes(logits, head.soft_cap.unwrap_or(1.0), slopes);
                     softmax_gradient(logits, width, &log_z[rows.clone()], &gradient[rows.clone()]);
-                    for (row, i) in logits.chunks_exact_mut(width).zip(rows) {
-                        if let Some(x) = (targets[i] as usize).checked_sub(from).and_then(|index| row.get_mut(index)) {
-                            *x += gradient[i];
-                        }
-                    }
+                    add_to_targets(logits, width, from, &targets[rows.clone()], &gradient[rows]);
                     rows::multiply(slopes, logits);
                     let logits = Matrix::rows(logits, width);
                     let d_states = &mut d_states[first * d..];
@@ -216,6 +212,15 @@ pub fn logp_backward(
     let is_tied = matches!(head.matrix, LinearMatrix::F32 { turned: true, .. });
     let weight = weight_too.then(|| if is_tied { weight } else { transposed(&weight, v, d) });
     LogpGradient { states: d_states, weight }
+}
+
+/// Adds the gradient of each row's log-prob to the logit of its target, if that is one of the columns `from..from + width`.
+fn add_to_targets(logits: &mut [f32], width: usize, from: usize, targets: &[i32], gradient: &[f32]) {
+    for ((row, &target), gradient) in logits.chunks_exact_mut(width).zip(targets).zip(gradient) {
+        if let Some(x) = (target as usize).checked_sub(from).and_then(|index| row.get_mut(index)) {
+            *x += gradient;
+        }
+    }
 }
 
 /// `[D, V]` of `[V, D]`.

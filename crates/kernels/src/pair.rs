@@ -9,6 +9,14 @@ pub type Pair = u32;
 /// Pairs of inputs of a block that can be turned.
 pub const BLOCK_PAIRS: usize = PANEL / 2;
 
+/// A panel: rows of 32 pairs.
+#[derive(Debug, Clone, Copy)]
+pub struct PairPanel<'a> {
+    pub values: &'a [Pair],
+    /// How far on the panel begins that will be read next: it comes from memory while this one is worked on.
+    pub next: usize,
+}
+
 /// The bits of the nearest bf16 number, ties to even; 0 for numbers below 2⁻¹²⁶.
 #[inline(always)]
 fn bf16_bits(x: f32) -> u32 {

@@ -2,9 +2,8 @@
 #![expect(unsafe_code, reason = "loads and stores of whole registers")]
 
 use crate::matrix::{Accumulate, PANEL, ROWS};
-use crate::pair::{BLOCK_PAIRS, Pair};
+use crate::pair::{BLOCK_PAIRS, Pair, PairPanel};
 use crate::panel_avx512::{ahead_step, mask};
-use crate::panel_bf16::PairPanel;
 use std::arch::x86_64::{
     __m512, __m512bh, __m512i, _MM_HINT_T1, _mm_loadu_si128, _mm_prefetch, _mm_set_epi8, _mm512_add_ps,
     _mm512_broadcast_i32x4, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps,

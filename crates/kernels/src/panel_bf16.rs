@@ -1,18 +1,11 @@
 //! All rows of a left side on one panel of a right side, both in bf16, with sums in f32.
 
 use crate::matrix::{Accumulate, PANEL};
-use crate::pair::{BLOCK_PAIRS, Pair, unpair};
+use crate::pair::{BLOCK_PAIRS, Pair, PairPanel, unpair};
 use crate::simd::{VectorSet, simd_dispatch, vector_set};
 
 /// Pairs of inputs of a panel worked on at a time: they stay in the first cache.
 pub const DEPTH_PAIRS: usize = 256;
-/// A panel: rows of 32 pairs.
-#[derive(Debug, Clone, Copy)]
-pub struct PairPanel<'a> {
-    pub values: &'a [Pair],
-    /// How far on the panel begins that will be read next: it comes from memory while this one is worked on.
-    pub next: usize,
-}
 
 /// Rows of a tile where no instruction multiplies bf16.
 const PLAIN_ROWS: usize = 4;

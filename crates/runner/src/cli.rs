@@ -153,7 +153,10 @@ mod tests {
     use std::any::TypeId;
 
     /// Every option that takes a number, behind a command line that lacks nothing else.
-    const NUMERIC: [(&str, &str); 21] = [
+    const NUMERIC: [(&str, &str); 24] = [
+        ("bench", "--batch"),
+        ("bench", "--threads"),
+        ("bench", "--warm"),
         ("bench", "--runs"),
         ("cache explain e.toml", "--seeds"),
         ("data check rows.jsonl", "--prompt-tokens"),

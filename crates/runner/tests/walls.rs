@@ -174,7 +174,8 @@ fn every_random_stream_is_registered_and_drawn_from_in_one_place() {
     assert_eq!(names.len(), variants.len() + 1, "one each, and an ensemble's members: {names:?}");
     assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "two streams have one name: {names:?}");
     for (path, text) in &sources {
-        let other = ["spec/src/seeds.rs", "/claims/", "/bench/"].iter().any(|part| path.contains(part));
+        let other =
+            ["spec/src/seeds.rs", "/claims/", "/bench/", "/testing-tensors/"].iter().any(|part| path.contains(part));
         assert!(other || !text.replace("#[derive(", "").contains("derive("), "{path} names a generator of its own");
     }
 }
