@@ -8,11 +8,14 @@ mod theory;
 
 pub use claim::{Bound, ClaimNumber, ExactClaim};
 
-/// Their ids, and what measures each, in order.
+/// What measures a claim.
 ///
 /// # Errors
-/// Of a function: a training that diverges.
-pub const EXACT: [(&str, fn() -> crate::Result<ExactClaim>); 12] = [
+/// A training that diverges.
+pub type ClaimFunction = fn() -> crate::Result<ExactClaim>;
+
+/// Their ids, and what measures each, in order.
+pub const EXACT: [(&str, ClaimFunction); 12] = [
     ("A1", || Ok(theory::optimum_is_unique())),
     ("A2", || Ok(theory::rewards_of_one_class())),
     ("A3", || Ok(preferences::population_optimum())),
