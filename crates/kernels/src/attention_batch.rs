@@ -4,7 +4,7 @@
 use crate::attention::{self, AttentionScratch, AttentionShape, ScoreOptions};
 use crate::buffer::PooledBuffer;
 use crate::panel::transpose_lanes;
-use crate::simd::{LANES, exp, simd_dispatch};
+use crate::simd::{LANES, exp, simd_dispatch, vector_set};
 
 /// One number of each of sixteen heads.
 type Lanes = [f32; LANES];
@@ -173,7 +173,7 @@ pub fn backward(shape: AttentionShape, paddings: &[usize], qkv: &[f32], d_mixed:
 simd_dispatch! {
     /// What is mixed, `[L, E]`, from queries, keys and values, `[3, L, E]`.
     fn forward_lanes(shape: AttentionShape, inputs: &[Lanes], mixed: &mut [Lanes]) {
-        if has_fma() { forward_with::<true>(shape, inputs, mixed) } else { forward_with::<false>(shape, inputs, mixed) }
+        if vector_set().is_fused() { forward_with::<true>(shape, inputs, mixed) } else { forward_with::<false>(shape, inputs, mixed) }
     }
 }
 
@@ -181,17 +181,12 @@ simd_dispatch! {
     /// Gradients of queries, keys and values, `[3, L, E]`, from these and the gradient of what is mixed, `[4, L, E]`; `scratch` takes
     /// the softmax weights and their gradients, `[2, L, L]`.
     fn backward_lanes(shape: AttentionShape, inputs: &[Lanes], outputs: &mut [Lanes], scratch: &mut [Lanes]) {
-        if has_fma() {
+        if vector_set().is_fused() {
             backward_with::<true>(shape, inputs, outputs, scratch);
         } else {
             backward_with::<false>(shape, inputs, outputs, scratch);
         }
     }
-}
-
-/// Whether products add with one rounding, as those of panels do.
-fn has_fma() -> bool {
-    crate::simd::vector_set().is_fused()
 }
 
 #[inline(always)]

@@ -340,6 +340,7 @@ simd_dispatch! {
 mod tests {
     use super::*;
     use crate::frozen::{FrozenMatrix, FrozenNumbers};
+    use crate::testing::numbers;
     use std::sync::Arc;
 
     #[test]
@@ -354,15 +355,6 @@ mod tests {
         (hidden[70], hidden[150]) = (false, false);
         let all = TokenDistributions::of_logits(&[0.0; 200], Some(&hidden));
         assert_eq!([0.0, 0.49, 0.51, 1.0].map(|u| all.after(0).draw(u).0), [70, 70, 150, 150]);
-    }
-
-    fn numbers(n: usize, seed: u32) -> Vec<f32> {
-        let mut state = seed;
-        let mut next = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-        };
-        (0..n).map(|_| next()).collect()
     }
 
     /// Draws, log-probs and the likeliest token after one state, against the softmax of its logits in f64.

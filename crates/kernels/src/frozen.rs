@@ -412,6 +412,7 @@ fn take_columns<T: Copy + Default>(from: &[T], rows: usize, order: &[usize], to:
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::numbers;
 
     const SHAPES: [[usize; 3]; 9] = [
         [1, 1, 1],
@@ -424,15 +425,6 @@ mod tests {
         [2, 0, 3],
         [66, 64, 200],
     ];
-
-    fn numbers(n: usize, seed: u32) -> Vec<f32> {
-        let mut state = seed;
-        let mut next = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-        };
-        (0..n).map(|_| next()).collect()
-    }
 
     fn rounded(x: f32) -> f32 {
         unpair(pair(x, 0.0))[0]

@@ -39,6 +39,8 @@ mod panel_bf16;
 mod product;
 mod rows;
 mod simd;
+#[cfg(test)]
+mod testing;
 mod threads;
 mod tilted;
 

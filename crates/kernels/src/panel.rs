@@ -48,7 +48,7 @@ pub fn pack_panel(from: Matrix<'_>, first: usize, width: usize, to: &mut [[f32; 
 pub fn transpose_lanes(block: &mut [[f32; 16]; 16]) {
     #[cfg(target_arch = "x86_64")]
     if vector_set() >= VectorSet::Avx512 {
-        #[expect(unsafe_code, reason = "`level` asked the processor for AVX-512")]
+        #[expect(unsafe_code, reason = "`vector_set` asked the processor for AVX-512")]
         // SAFETY: as the reason says.
         unsafe {
             panel_avx512::transpose_lanes(block);

@@ -214,6 +214,7 @@ pub fn product(
 mod tests {
     use super::*;
     use crate::panel::plain_panel;
+    use crate::testing::numbers;
 
     #[test]
     fn products_by_hand() {
@@ -225,15 +226,6 @@ mod tests {
         let mut square = [0.0; 4];
         product([2, 3, 2], &mut square, 2, Accumulate::Write, Matrix::rows(&a, 3), Matrix::rows(&a, 3).t(), 1.0);
         assert_eq!(square, [14.0, 32.0, 32.0, 77.0]);
-    }
-
-    fn numbers(n: usize, seed: u32) -> Vec<f32> {
-        let mut state = seed;
-        let mut next = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-        };
-        (0..n).map(|_| next()).collect()
     }
 
     #[test]

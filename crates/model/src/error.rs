@@ -1,5 +1,6 @@
 //! What can go wrong between files and tensors.
 
+use duel_kernels::VectorSet;
 use std::path::PathBuf;
 
 /// A device or a weight file that cannot be used.
@@ -68,9 +69,10 @@ impl Error {
             Self::NoAdapter { name } if name == "wgpu" => Some(
                 "it needs a driver for Vulkan, Metal or DirectX 12; Debian's mesa-vulkan-drivers has one that computes on the processor".into(),
             ),
-            Self::UnknownVectors { .. } => Some(
-                "unset it for the widest that the processor has, or limit them: baseline, avx2, avx512, avx512bf16".into(),
-            ),
+            Self::UnknownVectors { .. } => Some(format!(
+                "unset it for the widest that the processor has, or limit them: {}",
+                VectorSet::NAMES.map(|(name, _)| name).join(", ")
+            )),
             Self::NoAdapter { .. } => Some("it needs a card and its driver; `duel doctor` lists what is found".into()),
             Self::Damaged { .. } | Self::Lacking { .. } | Self::Shape { .. } => Some(
                 "if it was downloaded, fetch it again; if a stage wrote it, remove the stage's folder and run again: it will be \

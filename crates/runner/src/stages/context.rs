@@ -123,9 +123,8 @@ impl StageContext<'_> {
         let (settings, context) = (&self.experiment.model, world.space().context());
         let sft = &self.experiment.stages.sft;
         let policy = match self.frozen_numbers().filter(|_| sft.steps == 0 || sft.lora) {
-            Some(numbers) if !settings.mapped => model.rounded(context, numbers, &self.device)?,
-            Some(numbers) => model.mapped(context, Some(numbers), &self.device)?,
-            None if settings.mapped => model.mapped(context, None, &self.device)?,
+            numbers if settings.mapped => model.mapped(context, numbers, &self.device)?,
+            Some(numbers) => model.rounded(context, numbers, &self.device)?,
             None => model.policy(context, &self.device)?,
         };
         let policy = self.with_memory_settings(policy).no_grad();
