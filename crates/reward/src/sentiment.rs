@@ -510,9 +510,12 @@ mod tests {
         preference.save(&path)?;
         let again = BagOfWordsPreference::open(&path)?;
         assert!(texts.iter().all(|text| again.score(text, 9) == preference.score(text, 9)));
-        let rated = [("fine", 1.0), ("dull", -1.0)].map(|(text, mean)| RatedSentence { text: text.into(), mean });
-        let mut rng = duel_spec::seeds::derive(0, "test", 0, "pairs");
-        assert_eq!(again.agreement(&rated, &mut rng), 1.0);
+        for (means, expected) in [([1.0, -1.0], 1.0), ([-1.0, 1.0], 0.0)] {
+            let rated =
+                [("fine", means[0]), ("dull", means[1])].map(|(text, mean)| RatedSentence { text: text.into(), mean });
+            let mut rng = duel_spec::seeds::derive(0, "test", 0, "pairs");
+            assert_eq!(again.agreement(&rated, &mut rng), expected);
+        }
         let terms = [("good".to_owned(), (1.5, 3.0))];
         let judge = Sentiment { terms: terms.into_iter().collect(), bias: 0.5, slope: 2.0, offset: -1.5 };
         judge.save(&path)?;

@@ -286,12 +286,11 @@ pub(super) fn check_unpaired(experiment: &Experiment, rows: &[PreferenceRow]) ->
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::PlannedRun;
+    use super::super::testing::{PlannedRun, pretrained_run, tiny_policies};
     use super::*;
     use duel_data::grammar::GrammarWorld;
     use duel_model::Responses;
     use duel_spec::Split;
-    use duel_testing_tensors::tiny_model;
 
     /// A judge that has noticed too late that its scores were wrong.
     struct WrongScores;
@@ -349,32 +348,6 @@ mod tests {
         let ids = |policy: &Policy| burn::module::list_param_ids(policy);
         assert!(ids(&first).iter().all(|id| !ids(&second).contains(id)));
         Ok(())
-    }
-
-    /// A planned run on a tiny pretrained model, with more settings of `[model]` and what follows it, and those of the reward
-    /// model; and the model's folder.
-    fn pretrained_run(more: &str, reward: &str) -> (PlannedRun, tempfile::TempDir) {
-        let folder = tempfile::tempdir().expect("a folder");
-        tiny_model::model(&folder.path().join("model"));
-        tiny_model::reward_model(&folder.path().join("reward"), "{{ messages[0].content }}", 64);
-        let rows =
-            (0..8).map(|i| format!("{{\"prompt\": \"is it {i}\", \"chosen\": \"good\", \"rejected\": \"no\"}}\n"));
-        std::fs::write(folder.path().join("rows.jsonl"), rows.collect::<String>()).expect("written");
-        let at = folder.path().display();
-        let run = PlannedRun::new(&format!(
-            "[world]\nkind = \"rows\"\n[world.rows]\ntrain = \"{at}/rows.jsonl\"\n\
-             [arms.a]\nmethod = \"dpo\"\nlora = true\n[model]\nfrom = \"{at}/model\"\n{more}[stages.rm]\n{}",
-            reward.replace("AT", &at.to_string())
-        ));
-        (run, folder)
-    }
-
-    /// The tiny model as it is in its files, and rounded.
-    fn tiny_policies(folder: &Path) -> Result<[Policy; 2]> {
-        let model = duel_model::Pretrained::open(&folder.join("model"))?;
-        let context = GrammarWorld::new(0.02, 1).space().context();
-        let policy = model.policy(context, &Device::flex())?;
-        Ok([policy.clone(), policy.rounded(FrozenNumbers::Bf16)])
     }
 
     #[test]

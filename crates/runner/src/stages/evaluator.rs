@@ -181,6 +181,22 @@ mod tests {
         Ok(())
     }
 
+    #[test]
+    fn completions_of_the_reference_are_kept() -> Result<()> {
+        let run = PlannedRun::new(
+            "[model]\nlayers = 1\nwidth = 8\nheads = 2\n[stages.sft]\nsteps = 1\nbatch_size = 8\n\
+             [stages.pairs]\nrows = 8\nholdout_rows = 4\n[stages.rm]\nmodel = \"linear\"\nsamples = 8\n\
+             [evaluation]\ncompletions = 3\n[arms.a]\nmethod = \"dpo\"\n",
+        );
+        for kind in [StageKind::Sft, StageKind::Pairs, StageKind::Rm] {
+            run.make(kind)?;
+        }
+        let kept = duel_ledger::read_completions(&run.make(StageKind::Yardstick)?.file("completions.parquet"))?;
+        let all: Vec<(String, String)> = kept.into_iter().map(|row| (row.arm, row.point)).collect();
+        assert_eq!(all, vec![("reference".to_owned(), "sft".to_owned()); 3]);
+        Ok(())
+    }
+
     /// The proxy of the reference is the mean of the reward model's scores on the prompts of each split.
     #[test]
     fn each_split_has_the_proxy_of_its_own_prompts() -> Result<()> {

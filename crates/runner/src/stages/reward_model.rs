@@ -335,7 +335,7 @@ fn with_second_x(response: &[u32]) -> Option<Vec<u32>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::PlannedRun;
+    use super::super::testing::{PlannedRun, pretrained_run, recorded, recorder, tiny_policies};
     use super::*;
     use duel_data::grammar::GrammarWorld;
 
@@ -381,6 +381,26 @@ mod tests {
     fn the_first_network_has_no_number() {
         assert_eq!([0, 1, 2].map(network_name), ["rm", "rm-1", "rm-2"]);
         assert_eq!([0, 1].map(file_name), ["rm.safetensors", "rm-1.safetensors"]);
+    }
+
+    /// Only adapters are trained where `lora` says so, on a body that is rounded as frozen weights are.
+    #[test]
+    fn a_reward_model_on_adapters_has_a_frozen_body() -> Result<()> {
+        let world = GrammarWorld::new(0.02, 1);
+        for lora in [false, true] {
+            let (run, folder) = pretrained_run(
+                "numbers = \"bf16\"\n[stages.sft]\nsteps = 2\n",
+                &format!("start = \"base\"\nlora = {lora}\n"),
+            );
+            let expected = tiny_policies(folder.path())?[usize::from(lora)].hash();
+            let context = run.context(run.stage(StageKind::Pairs));
+            let body = body(&context, &world)?;
+            assert_eq!(body.hash(), expected, "lora = {lora}");
+            let model = scalar_on(&context, context.on_train_device(body), 0)?;
+            let adapted = weights::shapes(&model).iter().any(|(name, _)| name.contains(".lora."));
+            assert_eq!(adapted, lora);
+        }
+        Ok(())
     }
 
     /// A pretrained network that was not trained is in its own directory.
@@ -460,9 +480,9 @@ mod tests {
         for (i, [pairs, predicted, observed]) in [(2, [3.0, 0.62, 0.5]), (9, [1.0, 0.97, 1.0])] {
             (curve.bins[i].pairs, curve.bins[i].predicted, curve.bins[i].observed) = (pairs, predicted, observed);
         }
-        let mut recorder = super::super::testing::recorder();
+        let mut recorder = recorder();
         record_curve(&curve, &mut recorder);
-        let (table, _) = super::super::testing::recorded(&recorder)?;
+        let (table, _) = recorded(&recorder)?;
         let of = |metric: metrics::Metric| -> Vec<(u64, f64)> {
             table.of("rm-calibration", metric.name).map(|row| (row.clocks.step, row.value)).collect()
         };

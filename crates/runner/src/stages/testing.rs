@@ -3,8 +3,13 @@
 use super::{StageContext, run_stage};
 use crate::error::Result;
 use crate::plan::{Plan, Stage, StageKind};
+use burn::tensor::Device;
+use duel_data::World;
+use duel_data::grammar::GrammarWorld;
 use duel_ledger::{MetricTable, Outcomes, RunDir, StageDir, StageRecorder, read_metrics, read_outcomes};
+use duel_model::{FrozenNumbers, Policy};
 use duel_spec::{Document, Experiment, NO_POINT};
+use duel_testing_tensors::tiny_model;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
@@ -44,6 +49,31 @@ impl PlannedRun {
         let run = |to: &Path| run_stage(&self.context(stage), to, &mut recorder());
         StageDir::make(&self.run.stages(), &stage.id, &stage.key, run)
     }
+}
+
+/// A planned run on a tiny pretrained model, with more settings of `[model]` and what follows it, and those of the reward
+/// model; and the model's folder.
+pub(super) fn pretrained_run(more: &str, reward: &str) -> (PlannedRun, tempfile::TempDir) {
+    let folder = tempfile::tempdir().expect("a folder");
+    tiny_model::model(&folder.path().join("model"));
+    tiny_model::reward_model(&folder.path().join("reward"), "{{ messages[0].content }}", 64);
+    let rows = (0..8).map(|i| format!("{{\"prompt\": \"is it {i}\", \"chosen\": \"good\", \"rejected\": \"no\"}}\n"));
+    std::fs::write(folder.path().join("rows.jsonl"), rows.collect::<String>()).expect("written");
+    let at = folder.path().display();
+    let run = PlannedRun::new(&format!(
+        "[world]\nkind = \"rows\"\n[world.rows]\ntrain = \"{at}/rows.jsonl\"\n\
+         [arms.a]\nmethod = \"dpo\"\nlora = true\n[model]\nfrom = \"{at}/model\"\n{more}[stages.rm]\n{}",
+        reward.replace("AT", &at.to_string())
+    ));
+    (run, folder)
+}
+
+/// The tiny model as it is in its files, and rounded.
+pub(super) fn tiny_policies(folder: &Path) -> Result<[Policy; 2]> {
+    let model = duel_model::Pretrained::open(&folder.join("model"))?;
+    let context = GrammarWorld::new(0.02, 1).space().context();
+    let policy = model.policy(context, &Device::flex())?;
+    Ok([policy.clone(), policy.rounded(FrozenNumbers::Bf16)])
 }
 
 pub(super) fn recorder() -> StageRecorder {
