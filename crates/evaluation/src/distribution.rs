@@ -267,19 +267,31 @@ mod tests {
         }
     }
 
-    /// As bisected by the KL of [`ObjectiveTerms`] alone, to the bit.
+    /// As bisected by the KL of [`ObjectiveTerms`] alone, to the bit; also where the KL of a middle is the one that is searched, so
+    /// that rounding decides.
     #[test]
     fn the_point_at_a_kl_is_that_of_plain_bisection() {
         let tables = WorldTables::grammar(&GrammarWorld::new(0.02, 1), Split::Test);
-        let at_beta = |beta| ObjectiveTerms::at_beta(&tables.reference, &tables.proxy, &tables.gold, beta);
-        for kl in [1e-4, 0.03, 0.5, 2.0, at_beta(0.3).kl, 9.0] {
-            let (mut low, mut high) = (1e-3f64, 1e4f64);
-            for _ in 0..32 {
-                let middle = (low * high).sqrt();
-                if at_beta(middle).kl > kl { low = middle } else { high = middle }
+        let mut betas = vec![1e-3f64, 1e4];
+        for _ in 0..6 {
+            let middles: Vec<f64> = betas.windows(2).map(|ends| (ends[0] * ends[1]).sqrt()).collect();
+            betas = betas.iter().zip(&middles).flat_map(|(&low, &middle)| [low, middle]).chain([1e4]).collect();
+        }
+        // where rewards are far from zero, and close to each other, the approximate KL has lost most of its digits
+        let far: Vec<Vec<f64>> =
+            tables.proxy.iter().map(|rewards| rewards.iter().map(|r| 1000.0 + r / 100.0).collect()).collect();
+        for (rewards, smallest) in [(&tables.proxy, 0.02), (&far, 0.002)] {
+            let at_beta = |beta| ObjectiveTerms::at_beta(&tables.reference, rewards, &tables.gold, beta);
+            let middles = betas.iter().filter(|beta| (smallest..1e4).contains(*beta)).map(|&beta| at_beta(beta).kl);
+            for kl in [1e-4, 0.03, 0.5, 2.0, at_beta(0.3).kl, 9.0].into_iter().chain(middles) {
+                let (mut low, mut high) = (1e-3f64, 1e4f64);
+                for _ in 0..32 {
+                    let middle = (low * high).sqrt();
+                    if at_beta(middle).kl > kl { low = middle } else { high = middle }
+                }
+                let point = at_kl(&tables.reference, rewards, &tables.gold, kl);
+                assert_eq!(point, at_beta((low * high).sqrt()), "{kl}");
             }
-            let point = at_kl(&tables.reference, &tables.proxy, &tables.gold, kl);
-            assert_eq!(point, at_beta((low * high).sqrt()), "{kl}");
         }
     }
 

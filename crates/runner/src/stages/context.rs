@@ -387,6 +387,18 @@ mod tests {
         Ok(())
     }
 
+    /// A policy that is no longer trained has no adapters beside its weights.
+    #[test]
+    fn adapters_are_merged_where_they_are_not_trained() -> Result<()> {
+        let (run, folder) = pretrained_run("", "");
+        let [policy, _] = tiny_policies(folder.path())?;
+        let mut rng = seeds::derive(3, "test", 0, "init");
+        let trained = adapted(policy, (2, 4.0), |_| true, &mut rng, &Device::flex());
+        let frozen = run.context(run.stage(StageKind::Pairs)).frozen(trained.clone());
+        assert_eq!((frozen.has_lora(), frozen.hash()), (false, trained.merged().hash()));
+        Ok(())
+    }
+
     #[test]
     fn a_pretrained_reward_model_is_rounded_where_it_is_not_trained() -> Result<()> {
         for settings in ["steps = 0\n", "steps = 2\nlora = true\n"] {

@@ -387,11 +387,9 @@ mod tests {
     #[test]
     fn a_reward_model_on_adapters_has_a_frozen_body() -> Result<()> {
         let world = GrammarWorld::new(0.02, 1);
-        for lora in [false, true] {
-            let (run, folder) = pretrained_run(
-                "numbers = \"bf16\"\n[stages.sft]\nsteps = 2\n",
-                &format!("start = \"base\"\nlora = {lora}\n"),
-            );
+        for (numbers, lora) in [("", false), ("numbers = \"bf16\"\n", true)] {
+            let settings = format!("{numbers}[stages.sft]\nsteps = 2\n");
+            let (run, folder) = pretrained_run(&settings, &format!("start = \"base\"\nlora = {lora}\n"));
             let expected = tiny_policies(folder.path())?[usize::from(lora)].hash();
             let context = run.context(run.stage(StageKind::Pairs));
             let body = body(&context, &world)?;
