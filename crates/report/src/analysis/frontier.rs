@@ -158,13 +158,14 @@ pub(crate) fn target(run: &Run, seed: u64, kl: f64, split: SplitAccessor) -> Opt
     }
 }
 
-/// Lower and upper end of the 95% interval of an arm's frontier over seeds, at `steps + 1` KL values up to the one that four of five seeds reach.
+/// Lower and upper end of the 95% interval of an arm's frontier over seeds, at `steps + 1` KL values up to the largest that every
+/// seed reaches: an interval over fewer of them would jump where one ends.
 pub(crate) fn band(run: &Run, arm: &str, steps: usize) -> (Vec<KlGold>, Vec<KlGold>) {
     let seeds = run.experiment.seed_list();
     let frontiers: Vec<Vec<KlGold>> = seeds.iter().map(|&seed| arm_frontier(run, arm, seed)).collect();
-    let mut ends: Vec<f64> = frontiers.iter().filter_map(|curve| curve.last().map(|last| last.0)).collect();
-    ends.sort_by(f64::total_cmp);
-    let Some(&furthest) = ends.get(ends.len() / 5) else { return (vec![], vec![]) };
+    let ends = frontiers.iter().filter_map(|curve| curve.last().map(|last| last.0));
+    // a seed without policies has the reference alone
+    let Some(furthest) = ends.filter(|&kl| kl > 0.0).min_by(f64::total_cmp) else { return (vec![], vec![]) };
     let interval = |step: usize| {
         let kl = furthest * step as f64 / steps as f64;
         let golds: Vec<f64> = frontiers.iter().filter_map(|curve| gold_at(curve, kl)).collect();
@@ -401,13 +402,16 @@ mod tests {
         assert!(matched.iter().all(|m| m.difference.is_none()));
     }
 
-    /// Ten frontiers that end at 1, 2, ..., 10 nats: eight of them reach 3.
+    /// Ten frontiers that end at 3, 4, ..., 12 nats.
     #[test]
-    fn a_band_reaches_as_far_as_four_of_five_seeds() {
-        let run = run_with("", 10, &[], |seed| vec![("a", seed as f64 + 1.0, 2.0 + (seed % 2) as f64)]);
+    fn a_band_reaches_as_far_as_every_seed() {
+        let run = run_with("", 10, &[], |seed| vec![("a", seed as f64 + 3.0, 2.0 + (seed % 2) as f64)]);
         let (low, high) = band(&run, "a", 6);
         assert_eq!(low.iter().map(|p| p.0).collect::<Vec<_>>(), [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0]);
         assert!(low[0].1 == 1.0 && high[0].1 == 1.0 && low.iter().zip(&high).skip(1).all(|(l, h)| l.1 < h.1));
         assert_eq!(band(&run, "b", 6), (vec![], vec![]));
+        // a seed without a policy ends no band
+        let run = run_with("", 5, &[], |seed| if seed == 4 { vec![] } else { vec![("a", 3.0, 2.0 + seed as f64)] });
+        assert_eq!(band(&run, "a", 6).0.last().map(|p| p.0), Some(3.0));
     }
 }

@@ -6,6 +6,7 @@ mod claim_edge_cases;
 pub(crate) mod cost_to_target;
 pub(crate) mod costs;
 pub(crate) mod effects;
+pub(crate) mod finding;
 pub(crate) mod frontier;
 #[cfg(test)]
 pub(crate) mod hand_made_run;

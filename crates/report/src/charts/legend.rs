@@ -1,4 +1,4 @@
-//! The names of series: in a legend above the plot, or at the ends of their lines.
+//! The names of series, in a legend above the plot or at the ends of their lines, and the labels of points.
 
 use crate::charts::chart::{DrawResult, text_style};
 use crate::charts::marks::{MarkStyle, Series, draw_marker};
@@ -73,12 +73,19 @@ pub(super) fn end_label_room<B: DrawingBackend>(
     Ok(room.min(area.dim_in_pixel().0 as i32 / 3))
 }
 
-/// Draws names at the last pixels of their lines, pushed down where they would cover each other.
+/// Pixels that a text or a mark covers: left, top, right, bottom.
+type Covered = [i32; 4];
+
+fn overlap([left, top, right, bottom]: Covered, other: Covered) -> bool {
+    left < other[2] && other[0] < right && top < other[3] && other[1] < bottom
+}
+
+/// Draws names at the last pixels of their lines, pushed down where they would cover each other; returns what they cover.
 pub(super) fn draw_end_labels<B: DrawingBackend>(
     area: &DrawingArea<B, Shift>,
     ends: &[(&Series, (i32, i32))],
     scale: f64,
-) -> DrawResult<B> {
+) -> DrawResult<B, Vec<Covered>> {
     let px = |x: f64| (x * scale) as i32;
     let size = area.dim_in_pixel();
     let mut labels = vec![];
@@ -90,6 +97,7 @@ pub(super) fn draw_end_labels<B: DrawingBackend>(
     }
     labels.sort_by_key(|label| label.1);
     let mut placed: Vec<(i32, i32, i32)> = vec![]; // left, right, y
+    let mut covered = vec![];
     for (x, mut y, width, height, name, style) in labels {
         let row = height.max(px(13.0));
         for (left, right, above) in &placed {
@@ -102,6 +110,49 @@ pub(super) fn draw_end_labels<B: DrawingBackend>(
         let background = [(x - px(1.0), y - height / 2), (x + width + px(1.0), y + height / 2)];
         area.draw(&Rectangle::new(background, BACKGROUND.mix(0.7).filled()))?;
         area.draw(&Text::new(name.clone(), (x, y), style))?;
+        covered.push([x - px(1.0), y - row / 2, x + width + px(1.0), y + row / 2]);
+    }
+    Ok(covered)
+}
+
+/// Draws the labels of points, each beside its own where nothing is covered: not a mark, not another label. One without room is
+/// left out; its text is in the tooltip and in the table of the chart.
+pub(super) fn draw_point_labels<B: DrawingBackend>(
+    area: &DrawingArea<B, Shift>,
+    labels: &[(&Series, &str, (i32, i32))],
+    mut covered: Vec<Covered>,
+    scale: f64,
+) -> DrawResult<B> {
+    let px = |x: f64| (x * scale) as i32;
+    let (area_width, area_height) = area.dim_in_pixel();
+    let mark = px(6.0);
+    covered.extend(labels.iter().map(|(_, _, (x, y))| [x - mark, y - mark, x + mark, y + mark]));
+    for (series, label, (x, y)) in labels {
+        let style = text_style(10.5, series.color, scale).pos(Pos::new(HPos::Left, VPos::Center));
+        let (width, height) = area.estimate_text_size(label, &style)?;
+        let (width, half) = (width as i32, height as i32 / 2);
+        let (right, left) = (x + px(8.0), x - px(8.0) - width);
+        let places = [(right, 10.0), (right, -10.0), (left, -10.0), (left, 10.0), (right, 22.0), (left, -22.0)];
+        let fits = places.into_iter().map(|(x, down)| (x, y + px(down))).find(|&(x, y)| {
+            let text = [x, y - half, x + width, y + half];
+            let inside = x >= 0 && x + width <= area_width as i32 && y - half >= 0 && y + half <= area_height as i32;
+            inside && !covered.iter().any(|other| overlap(text, *other))
+        });
+        if let Some((x, y)) = fits {
+            covered.push([x, y - half, x + width, y + half]);
+            area.draw(&Text::new((*label).to_owned(), (x, y), style))?;
+        }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_that_touch_do_not_overlap() {
+        assert!(overlap([0, 0, 10, 10], [9, 9, 20, 20]) && overlap([0, 0, 10, 10], [2, 2, 3, 3]));
+        assert!(!overlap([0, 0, 10, 10], [10, 0, 20, 10]) && !overlap([0, 0, 10, 10], [0, 10, 10, 20]));
+    }
 }

@@ -2,13 +2,12 @@
 
 use crate::charts::axes::{Axis, LOG_PADDING, Scale, log_ticks, padded_range, round_ticks, single_value_padding};
 use crate::charts::chart::{Chart, DrawResult, Tooltip, exact_digits, text_style};
-use crate::charts::legend::{draw_end_labels, draw_legend, end_label_room};
+use crate::charts::legend::{draw_end_labels, draw_legend, draw_point_labels, end_label_room};
 use crate::charts::marks::{PlotArea, Series, draw_marks};
 use crate::charts::theme::{BACKGROUND, INK, LINE, MUTED};
 use crate::format;
 use plotters::coord::Shift;
 use plotters::prelude::*;
-use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 /// Points of a series beyond which it has no tooltips.
 const MAX_TOOLTIPS: usize = 400;
@@ -201,21 +200,19 @@ impl Chart for Plot {
         scale: f64,
         tooltips: &mut Vec<Tooltip>,
     ) -> DrawResult<B> {
-        let px = |x: f64| (x * scale) as i32;
         area.fill(&BACKGROUND)?;
         let in_legend: Vec<&Series> =
             self.series.iter().filter(|s| !s.name.is_empty() && !self.has_end_label(s)).collect();
         let (_, body) = area.split_vertically(draw_legend(area, &in_legend, scale)?);
         let plot_area = self.draw_axes(area, &body, scale)?;
+        let mut point_labels = vec![];
         for series in &self.series {
             let (indices, points): (Vec<usize>, Vec<(f64, f64)>) = self.visible_points(series).into_iter().unzip();
             draw_marks(area, &plot_area, series, &points, scale)?;
-            let style = text_style(10.5, series.color, scale).pos(Pos::new(HPos::Left, VPos::Center));
-            for (point, index) in points.iter().zip(&indices) {
-                let Some(label) = series.labels.get(*index) else { continue };
-                let (x, y) = plot_area.map_coordinate(point);
-                area.draw(&Text::new(label.clone(), (x + px(8.0), y + px(10.0)), style.clone()))?;
-            }
+            let labelled = points.iter().zip(&indices).filter_map(|(point, index)| {
+                Some((series, series.labels.get(*index)?.as_str(), plot_area.map_coordinate(point)))
+            });
+            point_labels.extend(labelled);
             if !series.is_interval() && points.len() <= MAX_TOOLTIPS {
                 for (point, &index) in points.iter().zip(&indices) {
                     let (x, y) = plot_area.map_coordinate(point);
@@ -225,7 +222,8 @@ impl Chart for Plot {
         }
         let ends: Vec<(&Series, (i32, i32))> =
             self.end_labels().map(|(series, last)| (series, plot_area.map_coordinate(&last))).collect();
-        draw_end_labels(area, &ends, scale)
+        let covered = draw_end_labels(area, &ends, scale)?;
+        draw_point_labels(area, &point_labels, covered, scale)
     }
 
     fn numbers(&self) -> (Vec<String>, Vec<Vec<String>>) {

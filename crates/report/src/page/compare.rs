@@ -68,7 +68,7 @@ pub fn compare(folders: &[PathBuf], to: &Path) -> Result<ReportSummary> {
     let page = to.join("index.html");
     duel_ledger::write_atomically(&page, filled.as_bytes())?;
     notes.extend(warnings);
-    Ok(ReportSummary { page, warnings: notes })
+    Ok(ReportSummary { page, finding: None, warnings: notes })
 }
 
 /// What every arm gains at each preset KL, over the seeds that reach it.

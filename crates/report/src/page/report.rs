@@ -2,7 +2,7 @@
 
 use crate::analysis::run::Run;
 use crate::analysis::tuning::TuningResults;
-use crate::analysis::{calibration, idle, sensitivity, verdict};
+use crate::analysis::{calibration, finding, idle, sensitivity, verdict};
 use crate::error::{Error, Result};
 use crate::page::{rendering, run_page, tables};
 use std::path::{Path, PathBuf};
@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Clone)]
 pub struct ReportSummary {
     pub page: PathBuf,
+    /// What the run found, in one sentence; `None` of several runs, and of one without arms.
+    pub finding: Option<String>,
     /// Warnings to read before believing it.
     pub warnings: Vec<String>,
 }
@@ -35,5 +37,5 @@ pub fn write(run: &Path) -> Result<ReportSummary> {
     duel_ledger::write_atomically(&page, run_page::fill(&run, &charts, &tables, &edges, &verdicts)?.as_bytes())?;
     let weak = calibration::at_chance(&run);
     let warnings = run.notes().into_iter().chain(weak).chain(idle::warnings(&run)).chain(edges).collect();
-    Ok(ReportSummary { page, warnings })
+    Ok(ReportSummary { page, finding: finding::finding(&run), warnings })
 }

@@ -6,7 +6,7 @@ use crate::analysis::points::MeasuredPoint;
 use crate::analysis::run::Run;
 use crate::analysis::stats::{Estimate, mean};
 use crate::analysis::verdict::{ClaimResult, ClaimTest};
-use crate::analysis::{calibration, frontier, idle};
+use crate::analysis::{calibration, finding, frontier, idle};
 use crate::charts::{figure, theme};
 use crate::error::Result;
 use crate::format::{fixed, nats, percent, seconds, short, si, signed};
@@ -18,7 +18,7 @@ use duel_spec::{Completion, Experiment, JudgeKind, REFERENCE, WorldKind};
 use minijinja::value::Serde;
 use minijinja::{Value, context};
 use serde::Serialize;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 /// An arm as the page shows it.
 #[derive(Debug, Serialize)]
@@ -66,6 +66,7 @@ pub(crate) fn fill(
         run.arms().into_iter().filter_map(|arm| arm_summary(run, arm, &costs)).collect();
     let page = context! {
         arms => Serde(&arm_summaries),
+        finding => finding::finding(run),
         matched => matched_sentences(run),
         ratio => cost_ratio(&costs),
         charts => Serde(charts),
@@ -222,12 +223,21 @@ fn judge(experiment: &Experiment) -> &'static str {
 struct RenderedVerdict<'a> {
     #[serde(flatten)]
     verdict: &'a ClaimResult,
-    measured: String,
+    /// A line for each test.
+    measured: Vec<String>,
+    /// The fewest and the most seeds of a test.
+    seeds: String,
 }
 
 impl<'a> RenderedVerdict<'a> {
     fn new(verdict: &'a ClaimResult) -> Self {
-        Self { verdict, measured: verdict.tests.iter().map(test_summary).collect::<Vec<_>>().join("; ") }
+        let measured = verdict.tests.iter().map(test_summary).collect();
+        let seeds: BTreeSet<usize> = verdict.tests.iter().map(|test| test.seeds).collect();
+        let seeds = match (seeds.first(), seeds.last()) {
+            (Some(fewest), Some(most)) if fewest < most => format!("{fewest} to {most}"),
+            (_, most) => most.map_or("–".into(), ToString::to_string),
+        };
+        Self { verdict, measured, seeds }
     }
 }
 
