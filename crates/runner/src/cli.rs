@@ -18,114 +18,126 @@ use crate::commands::watch::WatchArgs;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 
-/// Train a language model from human preferences by PPO and by DPO, side by side, and say which did better
+/// Where a newcomer begins.
+const FIRST_STEPS: &str = "First steps:
+  duel run experiments/smoke.toml            Compare PPO and DPO in half a minute
+  duel run experiments/article.toml          The full comparison, in some minutes
+  duel init mine --rows FILE --model MODEL   Set up a comparison on your own rows and model
+  duel doctor                                Check what works on this machine";
+
+/// Train a language model from human preferences with PPO and with DPO, side by side, and compare the results
 #[derive(Debug, Parser)]
-#[command(name = "duel", version, propagate_version = true, max_term_width = 100)]
+#[command(name = "duel", version, propagate_version = true, max_term_width = 100, after_help = FIRST_STEPS)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
-    /// Say nothing on standard error but what is wrong
+    /// Print only errors and warnings to standard error
     #[arg(short, long, global = true)]
     pub quiet: bool,
-    /// Say on standard error what happens, as in a run's log.jsonl; twice for more. RUST_LOG does the same by target
+    /// Print the run's log to standard error (-vv for more); RUST_LOG filters it by target
     #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with = "quiet")]
     pub verbose: u8,
 }
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run an experiment, resuming stages that already finished
+    /// Run an experiment, or resume it
     ///
-    /// Plans the experiment, trains what is missing, merges the numbers into parquet, draws the charts and
-    /// writes the page. Running the same command again reuses every finished stage.
+    /// Trains whatever is not finished, then merges the numbers into parquet files, draws the charts and writes the report page.
+    /// Running the same command again reuses every finished stage.
     Run(RunArgs),
-    /// Show an experiment's stages and cells, what they cost and what is already there; run nothing
+    /// Show what an experiment would run and how long it would take
     ///
-    /// Times are estimated from a table of step times, scaled by how fast this machine multiplies two matrices. With `--measure`
-    /// the steps of the experiment's model are timed here, once for each model, and later plans use those times.
+    /// Lists the stages, which of them are already finished, and their cost. Times are estimated from a table of measured steps,
+    /// scaled by this machine's speed; with `--measure` this model's own steps are timed here first, and later plans reuse those
+    /// times.
     Plan(PlanArgs),
-    /// Draw charts, tables and the page again, from the parquet files alone
+    /// Draw the charts, tables and page again from the parquet files
     ///
-    /// Of several runs: one page that compares them. With `--figure`: one chart at paper size.
+    /// With several runs, writes one page that compares them. With `--figure`, writes a single chart at paper size.
     Report(ReportArgs),
-    /// Merge runs of one experiment that were made apart: other seeds, or other arms
+    /// Merge runs of one experiment that were made separately, with other seeds or other arms
     ///
-    /// Reads run directories, or their committed files alone (experiment.toml, manifest.json, tables.json and the parquet files). What
-    /// several runs have is compared number by number; seconds and memory are compared within each run only.
+    /// Reads run directories, or only their committed files (experiment.toml, manifest.json, tables.json and the parquet files).
+    /// Results that several runs share must be equal. Seconds and memory are compared only within each run.
     Merge(MergeArgs),
-    /// Let all arms of a run respond to a prompt, side by side
+    /// Generate responses from every arm of a run, side by side
     ///
-    /// Each response with its gold and proxy reward and its KL; each token in the colour of its log-ratio to the reference:
-    /// likelier than under the reference in blue, less likely in orange.
+    /// Shows each response's gold reward, proxy reward and KL, and colours each token by its log-ratio to the reference: blue if it
+    /// is likelier than under the reference, orange if less likely.
     Sample(SampleArgs),
-    /// A person's own preference rows
+    /// Check your own preference rows
     #[command(subcommand)]
     Data(DataCommand),
-    /// Write an experiment fitted to a file of rows and a model
+    /// Write an experiment file for your rows and your model
     ///
-    /// Its lengths hold nine rows of ten; everything else is the commented template of experiments/own-data.toml.
+    /// Chooses length limits that keep nine rows in ten. Everything else comes from the commented template
+    /// experiments/own-data.toml.
     Init(InitArgs),
-    /// Write a policy of a run for others: a Hugging Face directory, a PEFT adapter or a GGUF file
+    /// Export a trained policy as a Hugging Face directory, a PEFT adapter or a GGUF file
     Export(ExportArgs),
-    /// Say what a model's files hold, and write them in another format
+    /// Describe a model's files, or convert them to another format
     ///
-    /// Reads what `model.from` reads: Hugging Face directories, GGUF files, and names on the hub.
+    /// Reads everything that `model.from` accepts: Hugging Face directories, GGUF files and names on the hub.
     Import(ImportArgs),
-    /// Cancel a run's jobs on the cluster
+    /// Cancel a run's Slurm jobs
     ///
-    /// Finished stages and checkpoints stay; `duel run … --executor slurm` resumes from them.
+    /// Keeps finished stages and checkpoints; `duel run … --executor slurm` resumes from them.
     Cancel {
         /// The run directory, for example runs/article
         run: PathBuf,
     },
-    /// Watch a run in the terminal as it goes
+    /// Watch a run in the terminal
     ///
-    /// Stages with their state and time left, curves of any metric by arm, what finished cells write. Reads the run's files
-    /// alone: it may be started and left at any time, and from another machine that sees them. Where no terminal can be drawn on,
-    /// a line whenever a stage begins or ends, until the run has ended.
+    /// Shows each stage with its state and time left, a curve of any metric for each arm, and completions of finished cells. Only
+    /// reads the run's files, so it can be started and stopped at any time, also from another machine that sees them. Without a
+    /// terminal it prints a line whenever a stage starts or ends.
     Watch(WatchArgs),
-    /// The finished stages under one root
+    /// List, explain or remove cached stages
     #[command(subcommand)]
     Cache(CacheCommand),
-    /// Print one hash over all that is deterministic in a run
+    /// Print a hash of everything deterministic in a run
     ///
-    /// Two runs of one experiment by one binary on one machine have the same, however often either was killed. Left out is
-    /// what tells of time and memory: wall clocks, metrics in seconds and bytes, the manifest, the report.
+    /// Two runs of one experiment with the same binary on the same machine have the same hash, even if one was interrupted and
+    /// resumed. Wall-clock times, memory, the manifest and the report are left out.
     Digest {
         /// The run directory, for example runs/article
         run: PathBuf,
-        /// One hash a file in place of one in all
+        /// Print one hash per file
         #[arg(long)]
         detail: bool,
     },
-    /// Judge a run's claims, or those with known answers
+    /// Judge the claims of a run
     ///
-    /// With a run directory: each of its experiment's `[[claims]]` is REPRODUCED, CONTRADICTED or INCONCLUSIVE, with the effect, its
-    /// interval, seeds, budgets and reasons. With `--family exact`: expected and found numbers of every claim whose answer is
-    /// known. Exit code 3 if one is contradicted.
+    /// Prints REPRODUCED, CONTRADICTED or INCONCLUSIVE for each of the experiment's `[[claims]]`, with the effect, its interval, the
+    /// seeds, the budgets and the reasons. `--family exact` checks claims with a known answer instead. Exit code 3 if any claim is
+    /// contradicted.
     Verify(VerifyArgs),
-    /// Print the exact optimum of a world at one KL coefficient
+    /// Print the exact optimum of a small world at one KL coefficient
     Optimum(OptimumArgs),
-    /// Time each step of training on this machine
+    /// Benchmark training steps on this machine
     ///
-    /// Every case runs the code that trains, twice to warm up and then as often as asked; medians stand beside the
-    /// machine's own matrix product, measured in the same run.
+    /// Each case runs the real training code, with warm-up rounds first. Prints medians, beside the speed of a plain matrix product
+    /// measured in the same run.
     Bench(BenchArgs),
-    /// Print every key of an experiment file with its default, unit and source
+    /// Print every setting with its default, unit and source
     Defaults,
-    /// Say what will run on this machine and what will not, and why
+    /// Check what works on this machine, and explain what does not
     Doctor {
-        /// Where runs are to stand
+        /// The directory that holds your runs
         #[arg(long, value_name = "DIR", default_value = "runs")]
         out: PathBuf,
     },
-    /// Print a shell's completions
+    /// Print shell completions
     ///
     /// For example: duel completions bash > ~/.local/share/bash-completion/completions/duel
-    Completions { shell: clap_complete::Shell },
-    /// Write the man pages, one a command
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write man pages
     Man {
-        /// Where they go, for example ~/.local/share/man/man1
+        /// The directory to write to, for example ~/.local/share/man/man1
         to: PathBuf,
     },
     /// Do one stage of a run (started by `duel run`)

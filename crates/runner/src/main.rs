@@ -12,6 +12,8 @@ mod log;
 mod merge;
 mod plan;
 mod progress;
+#[cfg(test)]
+mod reference_pages;
 mod render;
 mod search;
 mod sources;

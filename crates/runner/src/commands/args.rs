@@ -46,16 +46,16 @@ impl Args for ColumnArgs {
 pub struct ExperimentArgs {
     /// The experiment file, for example experiments/article.toml
     pub file: PathBuf,
-    /// Override a value of the file; may be repeated
+    /// Override a setting of the file; repeatable
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// Replications; the same as --set seeds=N
+    /// Number of seeds; the same as --set seeds=N
     #[arg(long, value_name = "N")]
     pub seeds: Option<u64>,
-    /// Where runs stand; this one goes to DIR/<name>
+    /// The directory that holds your runs; this one is DIR/<name>
     #[arg(long, value_name = "DIR", default_value = "runs")]
     pub out: PathBuf,
-    /// Where tensors live: flex, ndarray, wgpu or cuda
+    /// Compute device: flex (the CPU), ndarray, wgpu or cuda
     #[arg(long, value_name = "NAME", default_value = "flex")]
     pub device: String,
 }

@@ -16,33 +16,34 @@ use std::time::{Duration, Instant, SystemTime};
 
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// Which sizes; may be repeated
+    /// Model size; repeatable
     #[arg(long, default_values = ["S"])]
     pub config: Vec<BenchShape>,
-    /// Only this case; may be repeated. `evaluation` is of the world `grammar` alone
+    /// Only this case; repeatable. `evaluation` exists only for `grammar`
     #[arg(long, value_parser = CASES)]
     pub case: Vec<String>,
-    /// What frozen matrices are kept in; may be repeated. Others than f32 are for the shapes under LoRA, and are left out elsewhere
+    /// Number format of frozen matrices; repeatable. bf16 and q8 apply only to sizes trained with LoRA
     #[arg(long, default_values = ["f32"])]
     pub numbers: Vec<BenchNumbers>,
-    /// Sequences of a step, or pairs, in place of the size's; may be repeated
+    /// Batch size of a step (sequences, or pairs) [default: the size's own]; repeatable
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub batch: Vec<u16>,
-    /// Tokens of prompts and responses in place of the size's, as in 32+96; may be repeated
+    /// Prompt and response tokens, for example 32+96 [default: the size's own]; repeatable
     #[arg(long, value_name = "P+T", value_parser = prompt_and_response)]
     pub tokens: Vec<[usize; 2]>,
-    /// Threads in place of the size's; may be repeated
+    /// Threads [default: the size's own]; repeatable
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Vec<u16>,
-    /// Rounds before a case is timed; fewer where they take over 20 seconds
+    /// Warm-up rounds of each case; fewer if they would take over 20 seconds
     #[arg(long, value_name = "N", default_value = "6", value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub warm: u16,
     /// Timed runs of each case
     #[arg(long, value_name = "N", default_value = "7", value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub runs: u16,
-    /// Beside PyTorch and TRL, in turn with ours; builds them with pip the first time (scripts/bench/bench-peers)
+    /// Also time PyTorch and TRL, alternating with Duel; installs them with pip the first time (scripts/bench/bench-peers)
     #[arg(long)]
     pub peers: bool,
+    /// Output for people, for programs, or as Markdown tables
     #[arg(long, default_value = "text")]
     pub format: BenchFormat,
 }

@@ -13,22 +13,22 @@ use std::path::{Path, PathBuf};
 
 #[derive(Debug, Subcommand)]
 pub enum CacheCommand {
-    /// Every stage with its size and the runs that hold it
+    /// List every stage with its size and the runs that use it
     List {
-        /// Where runs stand
+        /// The directory that holds your runs
         #[arg(long, value_name = "DIR", default_value = "runs")]
         out: PathBuf,
     },
-    /// Say of each stage of an experiment whether it is reused, and if not, which settings differ from the nearest one
+    /// Explain for each stage of an experiment whether it is reused, and if not, which settings differ
     Explain(ExperimentArgs),
-    /// Remove stages that no run names any more, and what is left of damaged and unfinished ones
+    /// Remove stages that no run uses, and leftovers of damaged or unfinished ones
     ///
-    /// Runs in progress are left alone.
+    /// Leaves runs in progress alone.
     Prune {
-        /// Where runs stand
+        /// The directory that holds your runs
         #[arg(long, value_name = "DIR", default_value = "runs")]
         out: PathBuf,
-        /// Only say what would be removed
+        /// Only print what would be removed
         #[arg(long)]
         dry_run: bool,
     },

@@ -17,46 +17,44 @@ use std::path::{Path, PathBuf};
 
 #[derive(Debug, Subcommand)]
 pub enum DataCommand {
-    /// Say line by line what is wrong with rows, how long they are, and what a run would use of them
+    /// Check preference rows: errors line by line, lengths, and which rows a run would use
     ///
-    /// JSON lines, JSON, CSV or parquet; pairs, completions with a label, or prompts alone, as text or as conversations. Or an
-    /// experiment, whose rows are checked with its own settings. Exit code 1 where rows should be fixed.
+    /// Accepts JSON lines, JSON, CSV and parquet, with pairs, labelled completions or prompts alone, as text or conversations. Given an experiment file, checks its rows with its own settings. Exit code 1 if rows should be fixed.
     Check(CheckArgs),
 }
 
 #[derive(Debug, Args)]
 pub struct CheckArgs {
-    /// The rows: one or more of .jsonl, .json, .csv, .tsv or .parquet, also with .gz or .zst; folders or patterns of these;
-    /// hub:org/name[/config][:split]; or an experiment: .toml
+    /// The rows: .jsonl, .json, .csv, .tsv or .parquet files, also compressed (.gz, .zst); folders or patterns; hub:org/name[/config][:split]; or an experiment file (.toml)
     #[arg(value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
-    /// The model whose tokenizer and chat template read them; lengths are in words without one
+    /// The model whose tokenizer and chat template are used; without it, lengths are counted in words
     #[arg(long, value_name = "DIR|FILE.gguf|NAME")]
     pub model: Option<PathBuf>,
-    /// Validation rows, in a file of their own
+    /// A separate file of validation rows
     #[arg(long, value_name = "FILE")]
     pub validation: Option<PathBuf>,
-    /// Test rows, in a file of their own
+    /// A separate file of test rows
     #[arg(long, value_name = "FILE")]
     pub test: Option<PathBuf>,
-    /// The most tokens of a prompt; the same as --set prompt_tokens=N
+    /// Maximum tokens of a prompt; the same as --set prompt_tokens=N
     #[arg(long, value_name = "N", value_parser = tokens())]
     pub prompt_tokens: Option<u32>,
-    /// The most tokens of a completion; the same as --set response_tokens=N
+    /// Maximum tokens of a completion; the same as --set response_tokens=N
     #[arg(long, value_name = "N", value_parser = tokens())]
     pub response_tokens: Option<u32>,
-    /// A setting of [world.rows], such as long_prompts=cut or template_kwargs.enable_thinking=false; with an experiment, any of
-    /// its keys; may be repeated
+    /// Override a setting of [world.rows], for example long_prompts=cut; with an experiment file, any setting; repeatable
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
     #[command(flatten)]
     pub columns: ColumnArgs,
-    /// Print the first N rows that are used, token by token: what is context and what the loss is on
+    /// Print the first N usable rows token by token, showing which tokens the loss is on
     #[arg(long, value_name = "N", default_value = "0", value_parser = clap::value_parser!(u32).range(0..=1000))]
     pub show: u32,
-    /// Exit code 1 where anything was found, not only what should be fixed
+    /// Exit code 1 for warnings too
     #[arg(long)]
     pub strict: bool,
+    /// Output for people or for programs
     #[arg(long, value_enum, default_value = "text")]
     pub format: OutputFormat,
 }

@@ -45,27 +45,28 @@ pub enum FileNumbers {
 pub struct ExportArgs {
     /// The run directory, for example runs/smollm
     pub run: PathBuf,
-    /// Whose policy; `reference` is one
+    /// The arm to export; `reference` is the SFT policy
     #[arg(long, required_unless_present = "reward_model")]
     pub arm: Option<String>,
-    /// The reward model in place of a policy, as transformers' AutoModelForSequenceClassification
+    /// Export the reward model instead, as transformers' AutoModelForSequenceClassification
     #[arg(long, conflicts_with_all = ["arm", "point", "form"])]
     pub reward_model: bool,
-    /// The arm's point, as `duel plan` writes it; by default its best on validation prompts
+    /// The grid point, as `duel plan` prints it [default: the arm's best on validation prompts]
     #[arg(long)]
     pub point: Option<String>,
-    /// A seed of the experiment; its first by default
+    /// The seed [default: the experiment's first]
     #[arg(long)]
     pub seed: Option<u64>,
-    /// The directory, or the .gguf file
+    /// The directory or .gguf file to write
     #[arg(long, value_name = "DIR|FILE.gguf")]
     pub to: PathBuf,
+    /// What to write: all weights with the adapters merged, the adapters alone, or a GGUF file
     #[arg(long = "as", value_enum, default_value = "merged")]
     pub form: ExportAs,
-    /// f32 by default
+    /// Number format of the weights [default: f32]
     #[arg(long, value_enum)]
     pub numbers: Option<FileNumbers>,
-    /// Replace an earlier export at this place, as a whole
+    /// Replace an earlier export at that path
     #[arg(long)]
     pub force: bool,
 }

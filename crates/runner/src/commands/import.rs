@@ -16,13 +16,13 @@ pub struct ImportArgs {
     /// A Hugging Face directory, a .gguf file, or a model's name on the hub: org/name, org/name@revision or
     /// org/name/FILE.gguf
     pub from: PathBuf,
-    /// Where it is written: a directory, or a .gguf file
+    /// The directory or .gguf file to write
     #[arg(long, value_name = "DIR|FILE.gguf")]
     pub to: Option<PathBuf>,
-    /// f32 by default
+    /// Number format of the weights [default: f32]
     #[arg(long, value_enum)]
     pub numbers: Option<FileNumbers>,
-    /// Replace an earlier export at this place, as a whole
+    /// Replace an earlier export at that path
     #[arg(long)]
     pub force: bool,
 }

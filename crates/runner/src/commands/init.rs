@@ -15,9 +15,9 @@ use toml_edit::{DocumentMut, Item};
 
 #[derive(Debug, Args)]
 pub struct InitArgs {
-    /// Where experiment.toml goes; its name is the experiment's
+    /// The folder to write experiment.toml to; its name becomes the experiment's
     pub folder: PathBuf,
-    /// The rows, as `duel data check` reads them: files, folders or patterns
+    /// The rows: files, folders or patterns, as `duel data check` reads them
     #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
     pub rows: Vec<PathBuf>,
     /// The model: a Hugging Face directory, a .gguf file, or its name on the hub

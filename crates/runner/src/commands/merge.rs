@@ -10,13 +10,13 @@ use std::path::PathBuf;
 
 #[derive(Debug, Args)]
 pub struct MergeArgs {
-    /// Run directories, or folders with the committed files of runs, for example first/smollm second/smollm
+    /// Run directories or folders with a run's committed files, for example first/smollm second/smollm
     #[arg(required = true, value_name = "RUN")]
     pub runs: Vec<PathBuf>,
-    /// The directory of the merged run
+    /// The directory to write the merged run to
     #[arg(long, value_name = "DIR")]
     pub into: PathBuf,
-    /// Replace an earlier merge at this place, as a whole
+    /// Replace an earlier merge in that directory
     #[arg(long)]
     pub force: bool,
 }

@@ -33,23 +33,25 @@ pub enum ProxyKind {
 
 #[derive(Debug, Args)]
 pub struct OptimumArgs {
+    /// The world whose optimum is computed
     #[arg(long)]
     pub world: ExactWorld,
     /// KL coefficient, reward per nat, from 1e-6 to 1e6
     #[arg(long, value_parser = positive)]
     pub beta: f64,
-    /// Prompts of the grammar; the bandit has only one set
+    /// The grammar's prompts to average over; the bandit has only one set
     #[arg(long, default_value = "test", value_parser = split)]
     pub split: Split,
-    /// Maximize this reward instead of gold; gold is still what is measured
+    /// Maximize this reward instead of gold; gold is still what is reported
     #[arg(long)]
     pub proxy: Option<ProxyKind>,
     /// `grammar` itself, or a run directory whose SFT policy is the reference
     #[arg(long, value_name = "grammar|RUN", default_value = "grammar")]
     pub reference: String,
-    /// Which seed's SFT policy, where the reference is a run's
+    /// The seed of the SFT policy, if the reference is a run's
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+    /// Output for people or for programs
     #[arg(long, default_value = "text")]
     pub format: OutputFormat,
 }

@@ -18,15 +18,16 @@ use std::collections::BTreeMap;
 pub struct PlanArgs {
     #[command(flatten)]
     pub experiment: ExperimentArgs,
-    /// Stages at once, one thread each [default: the machine's cores]
+    /// Stages to run at once, one thread each [default: the number of cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub jobs: Option<u16>,
-    /// Every setting as resolved, and where it comes from
+    /// Also print every resolved setting and where it comes from
     #[arg(long)]
     pub settings: bool,
-    /// Time this model's own steps here, and keep their times for later plans: some seconds, a minute for a large model
+    /// Time this model's own steps first and keep the times for later plans; takes seconds, a minute for a large model
     #[arg(long)]
     pub measure: bool,
+    /// Output for people or for programs
     #[arg(long, default_value = "text")]
     pub format: OutputFormat,
 }

@@ -8,33 +8,41 @@ use std::path::{Path, PathBuf};
 
 #[derive(Debug, Args)]
 pub struct ReportArgs {
-    /// The run directory, for example runs/article; of several, the page compares them
+    /// One or more run directories, for example runs/article
     #[arg(required = true)]
     pub runs: Vec<PathBuf>,
-    /// Where the page of several runs goes
+    /// Where to write the page that compares several runs
     #[arg(long, value_name = "DIR")]
     pub to: Option<PathBuf>,
-    /// Draw this chart alone; `list` names those that there are
+    /// Draw only this chart; `list` prints the names
     #[arg(long, value_name = "NAME")]
     pub figure: Option<String>,
-    /// How wide, for example 84mm, 3.3in, 240pt or 800px
+    /// Width, for example 84mm, 3.3in, 240pt or 800px
     #[arg(long, default_value = "84mm", requires = "figure")]
     pub width: duel_report::Width,
-    /// svg, png or pdf
+    /// File format: svg, png or pdf
     #[arg(long, default_value = "svg", requires = "figure")]
     pub format: duel_report::ChartFormat,
-    /// light or dark
+    /// Colours: light or dark
     #[arg(long, default_value = "light", requires = "figure")]
     pub theme: duel_report::Theme,
-    /// The file that is written; by its default, NAME.FORMAT here
+    /// The file to write [default: NAME.FORMAT in the current directory]
     #[arg(long, value_name = "FILE", requires = "figure")]
     pub output: Option<PathBuf>,
 }
 
 /// Prints the path of a page, and its warnings.
-pub fn announce_files(ReportSummary { page, warnings }: ReportSummary) {
+pub fn announce_files(ReportSummary { page, finding, warnings }: ReportSummary) {
     let warnings: String = warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
-    print(&format!("{warnings}{}\n", page.display()));
+    let finding = finding.map_or(String::new(), |finding| finding + "\n");
+    print(&format!("{warnings}{finding}{}\n", page.display()));
+}
+
+/// What a person may do next with a run: judge its claims, if it has any, and read responses.
+pub fn announce_next(run: &Path, claims: usize) {
+    let run = run.display();
+    let verify = if claims > 0 { format!("`duel verify {run}` judges its claims; ") } else { String::new() };
+    print(&format!("next: {verify}`duel sample {run}` compares the arms' responses\n"));
 }
 
 /// Writes the report of a run, one chart of it, or the page that compares several.

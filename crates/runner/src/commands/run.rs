@@ -1,7 +1,7 @@
 //! `duel run`: an experiment, from its file to the page.
 
 use crate::commands::args::{ExperimentArgs, concurrent_stages, seconds};
-use crate::commands::report::announce_files;
+use crate::commands::report::{announce_files, announce_next};
 use crate::error::{Error, Result, StageFailure};
 use crate::executors::{EXECUTORS, ExecutorEntry, RunEvent, RunOptions, RunSummary, execute};
 use crate::judge_files::{judge_files, judge_inputs};
@@ -28,20 +28,20 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 pub struct RunArgs {
     #[command(flatten)]
     pub experiment: ExperimentArgs,
-    /// Stages at once, one thread each [default: the machine's cores; on a cluster as many as it grants]
+    /// Stages to run at once, one thread each [default: the number of cores; on a cluster as many as it grants]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub jobs: Option<u16>,
     #[arg(long, value_name = "NAME", default_value = EXECUTORS[0].name, value_parser = executor_parser(), help = executor_help())]
     pub executor: &'static ExecutorEntry,
-    /// End at the first stage that fails
+    /// Stop at the first stage that fails
     ///
-    /// Without it, only stages that need the failed one are skipped; the others run, and the exit code reports the failure at the end.
+    /// By default only the stages that depend on a failed one are skipped; the rest run, and the exit code reports the failure.
     #[arg(long, conflicts_with = "keep_going")]
     pub fail_fast: bool,
-    /// Continue after a stage has failed, which is the default
+    /// Keep going after a stage fails (the default)
     #[arg(long)]
     pub keep_going: bool,
-    /// Seconds between checkpoints of a training: no more than this much work is lost to a kill, and none of the result
+    /// Seconds between checkpoints; an interrupted run loses at most this much work, and the result is the same
     #[arg(long, value_name = "S", default_value = "30", value_parser = seconds)]
     pub checkpoint_seconds: f64,
 }
@@ -127,6 +127,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     manifest.warnings.clone_from(&written.warnings);
     manifest.write(run.path())?;
     announce_files(written);
+    announce_next(run.path(), experiment.claims.len());
     if failures.is_empty() { Ok(()) } else { Err(Error::Stages { failures, left_out: left_out.len() }) }
 }
 
@@ -337,5 +338,5 @@ fn executor_parser() -> impl TypedValueParser<Value = &'static ExecutorEntry> {
 
 fn executor_help() -> String {
     let places: Vec<&str> = EXECUTORS.iter().map(|executor| executor.about).collect();
-    format!("Where stages run: {}", places.join(", or "))
+    format!("Where to run stages: {}", places.join(", or "))
 }

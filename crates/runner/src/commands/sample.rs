@@ -25,30 +25,31 @@ use std::sync::atomic::AtomicBool;
 pub struct SampleArgs {
     /// The run directory, for example runs/article
     pub run: PathBuf,
-    /// What to respond to; may be repeated. On reviews the beginning of a review. By default the first test prompts
+    /// A prompt to respond to; repeatable [default: the first test prompts]
     #[arg(long)]
     pub prompt: Vec<String>,
-    /// Only these arms; `reference` is one
+    /// Only this arm; repeatable. `reference` is the SFT policy
     #[arg(long)]
     pub arm: Vec<String>,
-    /// The point of the arms, as `duel plan` writes it; by default each arm's best on validation prompts
+    /// The grid point, as `duel plan` prints it [default: each arm's best on validation prompts]
     #[arg(long)]
     pub point: Option<String>,
-    /// Whose policies: a seed of the experiment; its first by default
+    /// The seed whose policies respond [default: the experiment's first]
     #[arg(long)]
     pub seed: Option<u64>,
-    /// Responses of each arm
+    /// Number of responses from each arm
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub responses: u16,
-    /// Draws: another number, other responses
+    /// Random seed of the sampling
     #[arg(long, default_value_t = 0)]
     pub draw: u64,
-    /// Have the run's judge score them where it is a program: `judge.command` of the run's experiment is then run
+    /// Let the run's judge score the responses if it is a program; this runs `judge.command` of that experiment
     #[arg(long)]
     pub judge: bool,
-    /// Also write a page of them
+    /// Also write the responses to an HTML page
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
+    /// Output for people or for programs
     #[arg(long, value_enum, default_value = "text")]
     pub format: OutputFormat,
 }

@@ -24,17 +24,18 @@ pub enum ClaimFamily {
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("what").required(true).args(["run", "family"]))]
 pub struct VerifyArgs {
-    /// The run directory whose `[[claims]]` are judged, for example runs/article
+    /// The run directory, for example runs/article
     pub run: Option<PathBuf>,
-    /// Which claims with known answers
+    /// Check claims with known answers
     #[arg(long)]
     pub family: Option<ClaimFamily>,
-    /// Only this claim of the run; may be repeated
+    /// Only this claim; repeatable
     #[arg(long, value_name = "ID", requires = "run")]
     pub claim: Vec<String>,
-    /// Exit code 3 also where a claim is inconclusive
+    /// Exit code 3 for inconclusive claims too
     #[arg(long, requires = "run")]
     pub strict: bool,
+    /// Output for people or for programs
     #[arg(long, default_value = "text")]
     pub format: OutputFormat,
 }

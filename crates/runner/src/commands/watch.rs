@@ -29,13 +29,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 pub struct WatchArgs {
     /// The run directory, for example runs/article
     pub run: PathBuf,
-    /// Print the screen once as text
+    /// Print the screen once and exit
     #[arg(long)]
     pub once: bool,
-    /// Columns of the text [default: the terminal's, or 80]
+    /// Width in columns [default: the terminal's, or 80]
     #[arg(long, value_name = "N", requires = "once", value_parser = clap::value_parser!(u16).range(40..=500))]
     pub width: Option<u16>,
-    /// Lines of the text [default: the terminal's, or 24]
+    /// Height in lines [default: the terminal's, or 24]
     #[arg(long, value_name = "N", requires = "once", value_parser = clap::value_parser!(u16).range(12..=300))]
     pub height: Option<u16>,
 }
