@@ -184,6 +184,30 @@ fn prompts_that_are_cut_to_the_same_are_in_one_split() {
     assert_eq!((leaks(&uncut), leaks(&cut)), (0, 1));
 }
 
+/// A file of test rows leaves the validation prompts, and only these, to be held out of the others; and the other way round.
+#[test]
+fn splits_without_a_file_are_held_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = |name: &str, prompts: std::ops::Range<usize>| {
+        let path = folder.path().join(format!("{name}.jsonl"));
+        write(&path, prompts.map(|i| json!({"prompt": format!("{name} {i}"), "chosen": " x", "rejected": " y"})));
+        path
+    };
+    let (all, own) = (rows("all", 0..400), rows("own", 0..30));
+    let kept = |files| {
+        let source = RowSource { holdout: 0.2, most: [1000, 1000], ..source(files) };
+        check(&source, Some(&encoder()), 0, |_| ()).unwrap().stats.kept_by_split
+    };
+    let [train, validation, test] = kept(vec![(None, all.clone())]);
+    assert!([validation, test].iter().all(|n| (60..100).contains(n)), "{validation} and {test} of 400");
+    assert_eq!(train + validation + test, 400);
+    let with_test = kept(vec![(None, all.clone()), (Some(Split::Test), own.clone())]);
+    assert_eq!(with_test, [train + test, validation, 30]);
+    let [rest, held_out, of_file] = kept(vec![(None, all), (Some(Split::Validation), own)]);
+    assert_eq!((rest + of_file, held_out), (400, 30));
+    assert!((60..100).contains(&of_file), "{of_file} of 400");
+}
+
 #[test]
 fn scores_against_the_order_and_ties_are_listed() {
     let row = |prompt: &str, more: Value| {

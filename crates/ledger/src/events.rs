@@ -1,15 +1,17 @@
-//! TensorBoard event files with the same scalars.
+//! TensorBoard event files with the same scalars, also under TRL's tags.
 //!
 //! The format is a few protocol buffer fields, framed with lengths and checksums; a library would add a protobuf compiler.
 
 use crate::error::Result;
 use crate::files::{create_folder, write_atomically};
 use crate::tables::scan_metrics;
+use duel_spec::metrics;
 use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Writes `events/<arm>/<point>/seed-<n>/events.out.tfevents.<started>.duel` of every arm, point and seed of a run's
-/// `metrics.parquet`; a tag is `<stage>/<metric>`. `started` is in seconds since 1970.
+/// `metrics.parquet`. A tag is `<stage>/<metric>`; the value also has the metric's TRL tags ([`metrics::Metric::trl`]). `started` is
+/// in seconds since 1970.
 ///
 /// # Source
 /// TensorFlow's `tensorflow/core/util/event.proto` and `tensorflow/core/lib/io/record_writer.h`.
@@ -23,17 +25,11 @@ pub fn write_events(run: &Path, started: u64) -> Result<()> {
             bytes(&mut version, 3, b"brain.Event:2");
             record(&version)
         });
-        let mut value = Vec::new();
-        bytes(&mut value, 1, format!("{}/{}", row.stage, row.metric).as_bytes());
-        value.push(2 << 3 | 5); // field 2, four bytes
-        value.extend((row.value as f32).to_le_bytes());
-        let mut summary = Vec::new();
-        bytes(&mut summary, 1, &value);
         let mut event = Vec::new();
         number(&mut event, 1, started as f64 + row.clocks.wall_seconds);
         event.push(2 << 3); // field 2, a varint
         varint(&mut event, row.clocks.step);
-        bytes(&mut event, 5, &summary);
+        bytes(&mut event, 5, &summary(&row.stage, &row.metric, row.value as f32));
         file.extend(record(&event));
     })?;
     let events = run.join("events");
@@ -44,6 +40,21 @@ pub fn write_events(run: &Path, started: u64) -> Result<()> {
         write_atomically(&folder.join(format!("events.out.tfevents.{started}.duel")), &content)?;
     }
     Ok(())
+}
+
+/// The value under the tag `<stage>/<metric>`, and under each of TRL's.
+fn summary(stage: &str, metric: &str, value: f32) -> Vec<u8> {
+    let trl = metrics::find(metric).map_or(&[][..], |metric| metric.trl);
+    let tags = std::iter::once(format!("{stage}/{metric}")).chain(trl.iter().map(|&tag| tag.to_owned()));
+    let mut summary = Vec::new();
+    for tag in tags {
+        let mut tagged = Vec::new();
+        bytes(&mut tagged, 1, tag.as_bytes());
+        tagged.push(2 << 3 | 5); // field 2, four bytes
+        tagged.extend(value.to_le_bytes());
+        bytes(&mut summary, 1, &tagged);
+    }
+    summary
 }
 
 /// Length, checksum, data, checksum.
@@ -97,5 +108,31 @@ mod tests {
         let mut out = vec![];
         varint(&mut out, 300);
         assert_eq!(out, [0xac, 0x02]);
+    }
+
+    /// Tags and values of a summary whose lengths fit into a byte.
+    fn decode(mut summary: &[u8]) -> Vec<(&str, f32)> {
+        let mut values = vec![];
+        while let [0x0a, length, rest @ ..] = summary {
+            let (value, next) = rest.split_at(usize::from(*length));
+            let (tag, number) = value[2..].split_at(usize::from(value[1]));
+            assert_eq!((value[0], number[0]), (0x0a, 0x15));
+            let tag = std::str::from_utf8(tag).expect("UTF-8");
+            values.push((tag, f32::from_le_bytes(number[1..].try_into().expect("four bytes"))));
+            summary = next;
+        }
+        assert!(summary.is_empty());
+        values
+    }
+
+    #[test]
+    fn a_value_has_the_tags_of_trl_too() {
+        let margin = summary("train", "dpo_margin", 1.5);
+        assert_eq!(decode(&margin), [("train/dpo_margin", 1.5), ("train/rewards/margins", 1.5)]);
+        let clip = summary("train", "clip_share", 0.25);
+        let tags: Vec<&str> = decode(&clip).into_iter().map(|(tag, _)| tag).collect();
+        assert_eq!(tags, ["train/clip_share", "train/policy/clipfrac_avg", "train/clip_ratio/region_mean"]);
+        assert_eq!(decode(&summary("train", "loss", 2.0)), [("train/loss", 2.0)]); // TRL's tag as it is
+        assert_eq!(decode(&summary("train", "unknown", 2.0)), [("train/unknown", 2.0)]);
     }
 }

@@ -274,7 +274,7 @@ pub(crate) fn rows_space(experiment: &Experiment, pretrained: &PretrainedModel) 
 /// The user's rows for one key of the experiment, in one or several files.
 pub(crate) struct RowFiles {
     pub(crate) key: &'static str,
-    /// `None`: of all splits.
+    /// `None`: of training, and of the splits that have no file.
     pub(crate) split: Option<Split>,
     pub(crate) paths: Vec<PathBuf>,
 }
@@ -289,15 +289,13 @@ pub(crate) fn row_files(experiment: &Experiment) -> Result<Vec<RowFiles>> {
         let paths = from.iter().map(|path| sources::rows(Path::new(path))).collect::<Result<Vec<_>>>()?.concat();
         Ok(RowFiles { key, split, paths })
     };
-    if rows.validation.is_empty() {
-        return Ok(vec![read(("train", None, &rows.train))?]);
-    }
+    let is_split = !rows.validation.is_empty() && !rows.test.is_empty();
     let files = [
-        ("train", Some(Split::Train), &rows.train),
+        ("train", is_split.then_some(Split::Train), &rows.train),
         ("validation", Some(Split::Validation), &rows.validation),
         ("test", Some(Split::Test), &rows.test),
     ];
-    files.into_iter().map(read).collect()
+    files.into_iter().filter(|(.., from)| !from.is_empty()).map(read).collect()
 }
 
 /// The rows that a run reads, and how many.

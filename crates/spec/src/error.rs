@@ -1,5 +1,6 @@
 //! Mistakes in an experiment file, each with its position and what would be accepted.
 
+use crate::nearest::nearest;
 use crate::span::SourceSpan;
 use std::path::PathBuf;
 
@@ -88,8 +89,13 @@ impl Error {
             Self::WrongType { key, .. } | Self::OutOfRange { key, .. } | Self::Missing { key, .. } => {
                 format!("`duel defaults` prints every key with its default, unit and source; look for `{}`", last(key))
             }
-            Self::UnknownChoice { .. } => "`duel defaults` explains each choice".into(),
-            Self::Clash { .. } => "remove one of the two; METHODS.md lists the settings that each method reads".into(),
+            Self::UnknownChoice { found, accepted, .. } => match nearest(found, accepted) {
+                Some(near) => format!("did you mean `{near}`? `duel defaults` explains each choice"),
+                None => "`duel defaults` explains each choice".into(),
+            },
+            Self::Clash { .. } => {
+                "remove one of the two, or change the other; METHODS.md lists the settings that each method reads".into()
+            }
             Self::EmptyGrid { key, .. } if last(key) == "space" => {
                 format!("write under `[{key}]` for example `beta = {{ low = 0.05, high = 1.0, log = true }}`")
             }

@@ -17,6 +17,7 @@ mod load;
 mod loss_mask;
 mod method;
 pub mod metrics;
+mod nearest;
 mod pair_loss;
 mod parse;
 mod record;

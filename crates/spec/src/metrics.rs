@@ -12,6 +12,8 @@ pub struct Metric {
     pub unit: &'static str,
     /// The formula, with its denominator.
     pub meaning: &'static str,
+    /// The tags under which TRL's trainers show the same quantity in TensorBoard.
+    pub trl: &'static [&'static str],
 }
 
 impl Metric {
@@ -28,8 +30,11 @@ impl fmt::Display for Metric {
 }
 
 macro_rules! catalogue {
-    ($($constant:ident = $name:literal, $unit:literal, $meaning:literal;)*) => {
-        $(#[doc = concat!($meaning, " \\[", $unit, "\\]")] pub const $constant: Metric = Metric { name: $name, unit: $unit, meaning: $meaning };)*
+    ($($constant:ident = $name:literal, $unit:literal, $meaning:literal $(, trl $($tag:literal)|+)?;)*) => {
+        $(
+            #[doc = concat!($meaning, " \\[", $unit, "\\]")]
+            pub const $constant: Metric = Metric { name: $name, unit: $unit, meaning: $meaning, trl: &[$($($tag),+)?] };
+        )*
         /// Every metric, in the catalogue's order.
         pub const ALL: &[Metric] = &[$($constant),*];
     };
@@ -68,10 +73,10 @@ catalogue! {
     ROWS_MERGED = "rows_merged", "rows", "rows whose prompt ends before a token that holds the beginning of a completion";
     BAYES_ACCURACY = "bayes_accuracy", "share", "mean over rows of the larger label probability: an upper bound for any judge";
     TAU = "tau", "gold reward", "temperature of the Bradley-Terry labels";
-    PAIR_ACCURACY_TRAIN = "pair_accuracy_train", "share", "rows where the chosen response scores higher, ties half; train prompts";
-    PAIR_ACCURACY_VALIDATION = "pair_accuracy_validation", "share", "as pair_accuracy_train, on validation prompts";
+    PAIR_ACCURACY_TRAIN = "pair_accuracy_train", "share", "rows where the chosen response scores higher, ties half; train prompts", trl "train/accuracy";
+    PAIR_ACCURACY_VALIDATION = "pair_accuracy_validation", "share", "as pair_accuracy_train, on validation prompts", trl "eval/accuracy";
     PAIR_ACCURACY_TEST = "pair_accuracy_test", "share", "as pair_accuracy_train, on test prompts";
-    RM_MARGIN = "rm_margin", "score", "mean raw score of chosen minus rejected over the batch";
+    RM_MARGIN = "rm_margin", "score", "mean raw score of chosen minus rejected over the batch", trl "train/margin";
     RM_LOSS_VALIDATION = "rm_loss_validation", "nats", "Bradley-Terry loss on validation prompts";
     RM_SPEARMAN_GOLD = "rm_spearman_gold", "1", "rank correlation of proxy and gold over held-out responses";
     RM_LENGTH_CORRELATION = "rm_length_correlation", "1", "correlation of proxy and response length over held-out responses";
@@ -87,36 +92,36 @@ catalogue! {
     GOLD_HUMAN_AGREEMENT = "gold_human_agreement", "share", "pairs of human-rated sentences, with means at least 1 apart, that are ordered the same";
     GOLD_CALIBRATION = "gold_calibration_error", "share", "expected calibration error on the first judged words of held-out reviews, 10 bins";
     // DPO
-    DPO_MARGIN = "dpo_margin", "reward", "mean of beta times (log-ratio of chosen minus log-ratio of rejected)";
+    DPO_MARGIN = "dpo_margin", "reward", "mean of beta times (log-ratio of chosen minus log-ratio of rejected)", trl "train/rewards/margins";
     DPO_MARGIN_SD = "dpo_margin_sd", "reward", "standard deviation of the same over the batch";
-    DPO_ACCURACY = "dpo_accuracy", "share", "rows with a positive margin, ties half";
-    REWARD_CHOSEN = "reward_chosen", "reward", "mean of beta times the log-ratio of the chosen response";
-    REWARD_REJECTED = "reward_rejected", "reward", "mean of beta times the log-ratio of the rejected response";
-    LOGP_CHOSEN = "logp_chosen", "nats", "mean log-probability of the chosen response, summed over tokens";
-    LOGP_REJECTED = "logp_rejected", "nats", "mean log-probability of the rejected response, summed over tokens";
+    DPO_ACCURACY = "dpo_accuracy", "share", "rows with a positive margin, ties half", trl "train/rewards/accuracies";
+    REWARD_CHOSEN = "reward_chosen", "reward", "mean of beta times the log-ratio of the chosen response", trl "train/rewards/chosen";
+    REWARD_REJECTED = "reward_rejected", "reward", "mean of beta times the log-ratio of the rejected response", trl "train/rewards/rejected";
+    LOGP_CHOSEN = "logp_chosen", "nats", "mean log-probability of the chosen response, summed over tokens", trl "train/logps/chosen";
+    LOGP_REJECTED = "logp_rejected", "nats", "mean log-probability of the rejected response, summed over tokens", trl "train/logps/rejected";
     DPO_SATURATED = "dpo_saturated", "share", "rows whose gradient weight sg(-u) is below .01";
-    DPO_LOSS_VALIDATION = "dpo_loss_validation", "nats", "DPO loss on validation prompts";
-    DPO_ACCURACY_VALIDATION = "dpo_accuracy_validation", "share", "DPO accuracy on validation prompts";
+    DPO_LOSS_VALIDATION = "dpo_loss_validation", "nats", "DPO loss on validation prompts", trl "eval/loss";
+    DPO_ACCURACY_VALIDATION = "dpo_accuracy_validation", "share", "DPO accuracy on validation prompts", trl "eval/rewards/accuracies";
     // any policy, on held-out pairs
     LOG_RATIO_CHOSEN = "log_ratio_chosen", "nats", "mean log pi - log reference of the chosen responses of 256 held-out pairs of the split";
     LOG_RATIO_REJECTED = "log_ratio_rejected", "nats", "the same of the rejected responses";
     ORDERED_PAIRS = "ordered_pairs", "share", "of the same pairs, those whose chosen response has the larger log-ratio, ties half";
     // PPO
-    ROLLOUT_PROXY = "rollout_proxy", "reward", "mean score of the rollout's responses, as the judge gave it";
-    ROLLOUT_KL = "rollout_kl", "nats", "mean over responses of the summed log-ratio to the reference (k1)";
-    KL_PRICE = "kl_price", "reward", "beta of the iteration: the KL coefficient";
-    ROLLOUT_RETURN = "rollout_return", "reward", "mean over responses of score minus beta times k1";
-    ROLLOUT_LENGTH = "rollout_length", "tokens", "mean counted tokens of the rollout's responses";
+    ROLLOUT_PROXY = "rollout_proxy", "reward", "mean score of the rollout's responses, as the judge gave it", trl "train/objective/scores" | "train/reward";
+    ROLLOUT_KL = "rollout_kl", "nats", "mean over responses of the summed log-ratio to the reference (k1)", trl "train/objective/kl";
+    KL_PRICE = "kl_price", "reward", "beta of the iteration: the KL coefficient", trl "train/beta";
+    ROLLOUT_RETURN = "rollout_return", "reward", "mean over responses of score minus beta times k1", trl "train/objective/rlhf_reward";
+    ROLLOUT_LENGTH = "rollout_length", "tokens", "mean counted tokens of the rollout's responses", trl "train/completions/mean_length";
     ROLLOUT_ENTROPY = "rollout_entropy", "nats", "mean over counted tokens of minus the sampled log-probability";
-    ROLLOUT_UNENDED = "rollout_unended", "share", "responses cut off before EOS";
+    ROLLOUT_UNENDED = "rollout_unended", "share", "responses cut off before EOS", trl "train/completions/clipped_ratio";
     ROLLOUT_UNIQUE = "rollout_unique", "share", "distinct (prompt, response) over responses";
     RATIO_MAX = "ratio_max", "1", "largest probability ratio to the rollout's policy over the iteration";
-    CLIP_SHARE = "clip_share", "share", "counted tokens on which the clip was binding (A·clip(r) < A·r), mean over minibatches";
+    CLIP_SHARE = "clip_share", "share", "counted tokens on which the clip was binding (A·clip(r) < A·r), mean over minibatches", trl "train/policy/clipfrac_avg" | "train/clip_ratio/region_mean";
     KL_STEP = "kl_step", "nats", "k3 of KL(rollout's policy || new policy) per token, last minibatch";
     UPDATES_SKIPPED = "updates_skipped", "share", "minibatches skipped because target_kl was exceeded";
     UPDATES_EMPTY = "updates_empty", "share", "minibatches skipped because all of their responses are cut off and truncated = mask";
     ADVANTAGE_SD = "advantage_sd", "reward", "standard deviation of raw advantages over counted tokens";
-    VALUE_LOSS = "value_loss", "reward²", "clipped value loss, mean over counted tokens and minibatches";
+    VALUE_LOSS = "value_loss", "reward²", "clipped value loss, mean over counted tokens and minibatches", trl "train/loss/value_avg";
     EXPLAINED_VARIANCE = "explained_variance", "share", "1 - var(return - value) / var(return) over counted tokens";
     // evaluation, the same for every arm
     GOLD = "gold_reward", "gold reward", "mean gold reward of the policy's responses to the split's prompts";
@@ -160,5 +165,21 @@ mod tests {
         assert_eq!(names.len(), ALL.len());
         assert_eq!(find("gold_reward"), Some(GOLD));
         assert_eq!(find("gold"), None);
+    }
+
+    #[test]
+    fn a_trl_tag_belongs_to_one_metric() {
+        let tags: Vec<&str> = ALL.iter().flat_map(|m| m.trl).copied().collect();
+        let distinct: std::collections::HashSet<_> = tags.iter().collect();
+        assert_eq!(distinct.len(), tags.len());
+        for tag in tags {
+            match tag.split_once('/') {
+                Some(("train", name)) => assert_eq!(find(name), None, "{tag} is the tag of a metric already"),
+                split => assert!(matches!(split, Some(("eval", _))), "{tag}"), // no stage is called so
+            }
+        }
+        assert_eq!(DPO_MARGIN.trl, ["train/rewards/margins"]);
+        assert_eq!(ROLLOUT_PROXY.trl, ["train/objective/scores", "train/reward"]);
+        assert!(ETA.trl.is_empty());
     }
 }

@@ -45,6 +45,9 @@ fn collect_spans(prefix: &str, table: &dyn toml_edit::TableLike, file: &SourceSp
             other => other.span().or_else(|| table.key(name).and_then(toml_edit::Key::span)),
         };
         let key_span = table.get_key_value(name).and_then(|(k, _)| k.span());
+        if let Some(span) = key_span.clone() {
+            sources.insert_name(key.clone(), SourceSpan { span, ..file.clone() });
+        }
         if let Some(span) = span.or(key_span) {
             sources.insert(key.clone(), SourceSpan { span, ..file.clone() });
         }

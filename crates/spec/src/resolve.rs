@@ -5,6 +5,7 @@
 
 use crate::defaults::{default_block, default_tables};
 use crate::method::METHODS;
+use crate::nearest::nearest;
 use crate::record::SHARED_ARM;
 use crate::span::SourceMap;
 use crate::values::{merge, number, same, type_name};
@@ -279,12 +280,7 @@ impl Schema<'_> {
         if key.split('.').count() == 1 {
             known.extend(["arms".into(), "claims".into()]);
         }
-        let nearest = known
-            .iter()
-            .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate))
-            .filter(|(similarity, _)| *similarity > 0.7)
-            .max_by(|a, b| a.0.total_cmp(&b.0))
-            .map(|(_, candidate)| candidate.clone());
-        Error::UnknownKey { key: key.into(), nearest, known, span: self.sources.span(key) }
+        let nearest = nearest(name, &known.iter().map(String::as_str).collect::<Vec<_>>());
+        Error::UnknownKey { key: key.into(), nearest, known, span: self.sources.name_span(key) }
     }
 }

@@ -17,21 +17,33 @@ pub struct SourceSpan {
 /// The span of each key of an experiment file, overrides included.
 #[derive(Debug, Clone)]
 pub(crate) struct SourceMap {
+    /// Of values, and of the headers of tables.
     spans: BTreeMap<String, SourceSpan>,
+    /// Of the keys themselves.
+    names: BTreeMap<String, SourceSpan>,
     file: SourceSpan,
 }
 
 impl SourceMap {
     /// No keys yet; `file` is the span of keys that are not found.
     pub(crate) fn new(file: SourceSpan) -> Self {
-        Self { spans: BTreeMap::new(), file }
+        Self { spans: BTreeMap::new(), names: BTreeMap::new(), file }
     }
 
     pub(crate) fn insert(&mut self, key: String, span: SourceSpan) {
         self.spans.insert(key, span);
     }
 
-    /// The span of `key`, or of the nearest table around it.
+    pub(crate) fn insert_name(&mut self, key: String, span: SourceSpan) {
+        self.names.insert(key, span);
+    }
+
+    /// The span of the name of `key`, or else of its value.
+    pub(crate) fn name_span(&self, key: &str) -> Box<SourceSpan> {
+        self.names.get(key).map_or_else(|| self.span(key), |span| Box::new(span.clone()))
+    }
+
+    /// The span of the value of `key`, or of the nearest table around it.
     pub(crate) fn span(&self, key: &str) -> Box<SourceSpan> {
         let mut key = key;
         loop {

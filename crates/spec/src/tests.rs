@@ -30,6 +30,8 @@ fn a_grid_spans_its_product_and_is_paired_over_seeds() {
 fn mistakes_name_the_key_and_its_position() {
     let unknown = parse("name = \"t\"\n[arms.a]\nmethod = \"dpo\"\nbetta = 0.1\n").expect_err("unknown");
     assert!(matches!(&unknown, Error::UnknownKey { nearest: Some(n), .. } if n == "beta"), "{unknown:?}");
+    let source = unknown.span().expect("has a span").clone();
+    assert_eq!(&source.text[source.span], "betta");
     let wrong = parse("name = \"t\"\nseeds = \"six\"\n[arms.a]\nmethod = \"dpo\"\n").expect_err("type");
     let source = wrong.span().expect("has a span").clone();
     assert_eq!(&source.text[source.span], "\"six\"");
@@ -39,6 +41,8 @@ fn mistakes_name_the_key_and_its_position() {
     assert!(matches!(empty, Error::EmptyGrid { .. }), "{empty:?}");
     let choice = parse("[arms.a]\nmethod = \"ppo\"\nreward = \"rn\"\n").expect_err("choice");
     assert!(matches!(choice, Error::UnknownChoice { .. }), "{choice:?}");
+    let method = parse("[arms.a]\nmethod = \"DPO\"\n").expect_err("choice");
+    assert!(method.hint().starts_with("did you mean `dpo`?"), "{}", method.hint());
     assert!(matches!(parse("[arms.a]\nbeta = 0.1\n").expect_err("method"), Error::NoMethod { .. }));
     assert!(matches!(parse("seeds = 1\n").expect_err("arms"), Error::NoArms { .. }));
     assert!(matches!(

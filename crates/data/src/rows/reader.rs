@@ -14,10 +14,10 @@ use std::path::PathBuf;
 /// What is read of which files, and how much of it is kept.
 #[derive(Debug, Clone)]
 pub struct RowSource {
-    /// One file, whose prompts are split; or one each for training, validation and test.
+    /// Files of one split, and files whose prompts are split between training and the splits that have no file.
     pub files: Vec<(Option<Split>, PathBuf)>,
     pub columns: Columns,
-    /// Share of a single file's prompts for validation, and as many for test.
+    /// Share of the prompts of files without a split for each split that has no file.
     pub holdout: f64,
     pub prompt_tokens: usize,
     pub response_tokens: usize,
@@ -85,7 +85,9 @@ pub(crate) fn read_rows(
         }
         Ok((encoder.map_or(Ok(EncodedRow::default()), |encoder| encoder.encode(record))?, findings))
     };
-    let mut filter = RowFilter { source, encoder, start, rows: KeyMap::new(), prompts: KeyMap::new() };
+    let has_file = |split: &Split| source.files.iter().any(|(of, _)| *of == Some(*split));
+    let held_out = [Split::Validation, Split::Test].into_iter().filter(|split| !has_file(split)).collect();
+    let mut filter = RowFilter { source, encoder, held_out, start, rows: KeyMap::new(), prompts: KeyMap::new() };
     let mut stats = RowStats::default();
     for (file, (_, path)) in source.files.iter().enumerate() {
         for (line, row) in records::read(path, &source.columns, encode)? {
@@ -178,6 +180,8 @@ impl PromptOrigin {
 struct RowFilter<'a> {
     source: &'a RowSource,
     encoder: Option<&'a Encoder>,
+    /// The splits without a file of their own.
+    held_out: Vec<Split>,
     /// The ids that begin a text, such as BOS.
     start: Vec<u32>,
     /// Hashes of all rows, to find duplicates.
@@ -251,7 +255,7 @@ impl RowFilter<'_> {
     ) -> Result<Option<Split>> {
         let prompt_hash = prompt_key(record.prompt());
         let file_split = self.source.files[file].0;
-        let split = file_split.unwrap_or_else(|| split_of(prompt_hash, self.source.holdout));
+        let split = file_split.unwrap_or_else(|| split_of(prompt_hash, self.source.holdout, &self.held_out));
         let key = if self.encoder.is_some() { ids_key(&encoded.prompt) } else { prompt_hash };
         let own = PromptOrigin { line: u32::try_from(line).unwrap_or(u32::MAX), file: file as u16, split };
         let origin =
@@ -365,14 +369,10 @@ fn cut_beginning(prompt: &mut Vec<u32>, start: &[u32], most: usize) {
     }
 }
 
-/// The split of a prompt by its hash: validation, test, then training.
-fn split_of(prompt_hash: u64, holdout: f64) -> Split {
+/// The split of a prompt by its hash: a share `holdout` for each of the splits that are held out, the rest for training.
+fn split_of(prompt_hash: u64, holdout: f64, held_out: &[Split]) -> Split {
     let share = prompt_hash as f64 / u64::MAX as f64;
-    match share {
-        _ if share < holdout => Split::Validation,
-        _ if share < 2.0 * holdout => Split::Test,
-        _ => Split::Train,
-    }
+    held_out.iter().zip(1..).find(|(_, n)| share < f64::from(*n) * holdout).map_or(Split::Train, |(split, _)| *split)
 }
 
 fn word_count(content: &Content) -> usize {

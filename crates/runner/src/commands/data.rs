@@ -182,13 +182,12 @@ impl CheckArgs {
         let settings: Vec<String> = self.set.iter().map(full_key).chain(self.row_settings()).collect();
         let document = Document::parse("the settings of `duel data check`", ONLY_ROWS, &settings)?;
         let settings = Experiment::from_document(&document)?.world.rows;
-        let is_alone = self.validation.is_none() && self.test.is_none();
-        let train = self.files.iter().map(|from| (from, Split::Train));
+        let is_split = self.validation.is_some() && self.test.is_some();
+        let train = self.files.iter().map(|from| (from, is_split.then_some(Split::Train)));
         let others = [(&self.validation, Split::Validation), (&self.test, Split::Test)];
-        let others = others.into_iter().filter_map(|(from, split)| Some((from.as_ref()?, split)));
+        let others = others.into_iter().filter_map(|(from, split)| Some((from.as_ref()?, Some(split))));
         let mut files = vec![];
         for (from, split) in train.chain(others) {
-            let split = (!is_alone).then_some(split);
             files.extend(sources::rows(from)?.into_iter().map(|path| (split, path)));
         }
         let model = self.model.as_ref().map(|path| as_text(path, "model").map(String::from)).transpose()?;

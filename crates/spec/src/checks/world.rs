@@ -61,10 +61,6 @@ pub(super) fn check_world(experiment: &Experiment, document: &Document) -> Resul
     for (key, paths) in [("train", &rows.train), ("validation", &rows.validation), ("test", &rows.test)] {
         check_paths(&format!("world.rows.{key}"), paths, document)?;
     }
-    if rows.validation.is_empty() != rows.test.is_empty() {
-        let why = "either give both, or leave both out and they are split off from train";
-        return Err(document.clash("world.rows.validation", "world.rows.test", why));
-    }
     check_judge(experiment, document)?;
     if !is_date(&rows.date) {
         let accepted = "year, month and day, such as \"2024-07-26\"";
