@@ -76,8 +76,8 @@ impl Error {
             Self::NoRevision { .. } => Some("accepted: a branch, a tag or the 40 digits of a commit; without `@` it is `main`".into()),
             Self::Status { status: 429, .. } => Some("too many requests: try again later; with a token there may be more".into()),
             Self::Status { .. } | Self::Unreachable { .. } => Some(
-                "the same command resumes the download; HF_ENDPOINT names another hub, HTTPS_PROXY a proxy, and \
-                 HF_HUB_OFFLINE=1 reads the cache alone"
+                "if this is a path on this machine, there is no such file; otherwise run the same command again, which resumes the \
+                 download. HF_ENDPOINT names another hub, HTTPS_PROXY a proxy, and HF_HUB_OFFLINE=1 reads only the cache"
                     .into(),
             ),
             Self::UnexpectedResponse { .. } => Some("HF_ENDPOINT, where it is set, must be the address of a hub".into()),

@@ -221,3 +221,32 @@ pub fn merge_tables(from: &[std::path::PathBuf], to: &Path) -> Result<Option<Str
     write_atomically(to, &bytes)?;
     Ok(Some(hash_bytes(&bytes)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The tables of docs/reference/files.md have the columns of the files, in their order.
+    #[test]
+    fn the_columns_are_those_of_the_reference() -> Result<()> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name);
+        write_metrics(&path("metrics.parquet"), &[])?;
+        write_completions(&path("completions.parquet"), &[])?;
+        write_outcomes(&path("outcomes.parquet"), &[])?;
+        let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference/files.md");
+        let page = std::fs::read_to_string(page).expect("the page");
+        for name in ["metrics.parquet", "completions.parquet", "outcomes.parquet"] {
+            let section = page.split(&format!("## {name}\n")).nth(1).expect("a section").split("\n## ").next();
+            let rows =
+                section.unwrap_or_default().lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | "));
+            let expected: Vec<String> = rows
+                .map(|(column, rest)| format!("{column} {}", rest.split(" |").next().unwrap_or_default()))
+                .collect();
+            let table = open(&path(name))?.empty();
+            let actual: Vec<String> = table.columns().map(|(column, kind)| format!("{column} {kind}")).collect();
+            assert_eq!(actual, expected, "{name}");
+        }
+        Ok(())
+    }
+}

@@ -27,7 +27,7 @@ pub enum Error {
     Ledger(#[from] duel_ledger::Error),
     #[error(transparent)]
     Report(#[from] duel_report::Error),
-    #[error("there is no {what} `{from}` on this machine, and none by that name on the hub")]
+    #[error("there is no {what} `{from}` on this machine, and it could not be found on the hub")]
     NotHere { what: &'static str, from: String, source: Box<duel_hub::Error> },
     #[error("interrupted; finished stages are kept")]
     Interrupted,
@@ -39,7 +39,7 @@ pub enum Error {
     NothingToChoose { arm: String },
     #[error("there is no {what} `{name}`")]
     NoSuch { what: &'static str, name: String, accepted: String },
-    #[error("{contradicted} of {claims} claims do not hold")]
+    #[error("{contradicted} of {claims} {} contradicted", if *contradicted == 1 { "claims is" } else { "claims are" })]
     Contradicted { contradicted: usize, claims: usize },
     #[error("`{}` is a run of the world {world}, which cannot be enumerated", path.display())]
     NotExact { path: PathBuf, world: &'static str },
@@ -65,6 +65,8 @@ pub enum Error {
     Cluster { program: &'static str, problem: String },
     #[error("{what} {path:?} cannot be used in a Slurm script: {why}")]
     Unscriptable { what: &'static str, path: String, why: &'static str },
+    #[error("`{}` exists already", path.display())]
+    Exists { path: PathBuf, hint: &'static str },
     #[error("the {what} `{}` is not UTF-8, and has to be written as text", path.display())]
     NotText { what: &'static str, path: PathBuf },
     #[error(
@@ -261,6 +263,7 @@ impl Error {
             }
             Self::Output { .. } => Some("the answer is not whole; write it to a disk that has space".into()),
             Self::Unscriptable { .. } => Some("give the run another `--out`, on a path of ordinary characters".into()),
+            Self::Exists { hint, .. } => Some((*hint).into()),
             Self::NotText { .. } => Some("rename it, or name a link to it".into()),
             Self::TooLarge { .. } => Some("lower `model.layers` or `model.width`".into()),
             Self::Changed { .. } => Some("rows, a model's files or the judge's program were written over while the run went on: run the same command again".into()),

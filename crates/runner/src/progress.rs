@@ -4,15 +4,16 @@ use crate::executors::RunEvent;
 use crate::log;
 use crate::plan::{Plan, Stage, StageKind};
 use crate::sysinfo;
-use crate::terminal::sanitize;
+use crate::terminal::{format_seconds, sanitize};
 use duel_ledger::Progress;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-/// Minimum time between two plain lines with only a stage's progress.
+/// Minimum time between two plain lines, and the share of the time so far that it becomes: a run of a day has a hundred lines.
 const PAUSE: Duration = Duration::from_secs(15);
+const PAUSE_SHARE: u32 = 20;
 
 /// The progress of a run, shown from its events.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub struct ProgressReporter {
     jobs: usize,
     started: Instant,
     last_line: Instant,
+    /// Stages finished since.
+    unsaid: usize,
     total: usize,
     done: usize,
     cells: usize,
@@ -55,6 +58,7 @@ impl ProgressReporter {
             jobs,
             started: Instant::now(),
             last_line: Instant::now(),
+            unsaid: 0,
             total: 0,
             done: 0,
             cells: 0,
@@ -132,12 +136,21 @@ impl ProgressReporter {
             *message = format!("{}/{} {}", progress.done, progress.total, progress.message);
         }
         self.draw();
-        if self.bar.is_none() && self.last_line.elapsed() > PAUSE {
-            self.last_line = Instant::now();
+        if self.is_time_for_a_line() {
             let stages: Vec<String> =
                 self.shares.values().map(|(label, _, message)| format!("{label}: {message}")).collect();
-            self.show(&format!("{} {}", self.count(), self.and_time_left(stages)));
+            self.show_count(stages);
         }
+    }
+
+    fn is_time_for_a_line(&self) -> bool {
+        self.bar.is_none() && self.last_line.elapsed() > PAUSE.max(self.started.elapsed() / PAUSE_SHARE)
+    }
+
+    /// A plain line with the stages that are finished, and these words.
+    fn show_count(&mut self, words: Vec<String>) {
+        (self.last_line, self.unsaid) = (Instant::now(), 0);
+        self.show(&format!("{} {}", self.count(), self.and_time_left(words)));
     }
 
     /// A worker is gone without having finished its stage.
@@ -156,10 +169,13 @@ impl ProgressReporter {
             *remaining -= 1;
         }
         self.took.entry(group).or_default().push(took.as_secs_f64());
-        if self.bar.is_none() {
-            self.last_line = Instant::now();
-            let done = format!("{} done in {:.1} s", stage.label(), took.as_secs_f64());
-            self.show(&format!("{} {}", self.count(), self.and_time_left(vec![done])));
+        let others = match self.unsaid {
+            0 => String::new(),
+            n => format!(", and {n} more"),
+        };
+        self.unsaid += 1;
+        if self.is_time_for_a_line() || (self.bar.is_none() && self.done == self.total) {
+            self.show_count(vec![format!("{} done in {}{others}", stage.label(), format_seconds(took.as_secs_f64()))]);
         }
         self.draw();
     }
@@ -190,23 +206,17 @@ impl ProgressReporter {
         words.into_iter().chain(self.time_left()).collect::<Vec<_>>().join("; ")
     }
 
-    /// Stages per minute, and time left once a stage of every group has finished.
+    /// Time left, once a stage of every group has finished.
     fn time_left(&self) -> Option<String> {
-        let minutes = self.started.elapsed().as_secs_f64() / 60.0;
-        let made: usize = self.took.values().map(Vec::len).sum();
-        if made == 0 {
-            return None;
-        }
-        let throughput = format!("{:.1} stages a minute", made as f64 / minutes.max(1e-3));
         let mut seconds = 0.0;
         for (group, remaining) in self.remaining.iter().filter(|(_, remaining)| **remaining > 0) {
-            let Some(took) = self.took.get(group) else { return Some(throughput) };
+            let took = self.took.get(group)?;
             seconds += *remaining as f64 * took.iter().sum::<f64>() / took.len() as f64;
         }
         // running stages have part of their time behind them
         let per_stage = seconds / self.remaining.values().sum::<usize>().max(1) as f64;
         seconds -= per_stage * self.shares.values().map(|(_, share, _)| share).sum::<f64>();
-        let seconds = (seconds / self.jobs as f64).max(0.0) as u64;
-        Some(format!("{throughput}, about {}:{:02} left", seconds / 60, seconds % 60))
+        let seconds = (seconds / self.jobs as f64).max(0.0);
+        Some(format!("about {} left", format_seconds(seconds)))
     }
 }

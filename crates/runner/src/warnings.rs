@@ -17,6 +17,9 @@ pub(crate) fn warnings(experiment: &Experiment) -> Vec<String> {
     }
     if stages.sft.steps > 0 {
         warnings.extend(without_updates("sft", learner, stages.sft.steps as u64, stages.sft.learning_rate));
+        if experiment.is_pretrained() && !stages.sft.lora {
+            warnings.extend(high_rate_of_all_weights("sft", stages.sft.learning_rate));
+        }
         let rows = (world.kind == WorldKind::Grammar).then_some(world.grammar.sft_rows);
         warnings.extend(rows.and_then(|rows| left_out("sft", rows, stages.sft.batch_size)));
     }
@@ -26,10 +29,12 @@ pub(crate) fn warnings(experiment: &Experiment) -> Vec<String> {
         warnings.extend(high_rate(&stages.rm));
     }
     for (name, arm) in &experiment.arms {
-        let of_arm = arm
-            .representative_points()
-            .into_iter()
-            .flat_map(|point| of_point(&format!("arm {name}"), &point, learner, pairs));
+        let of_arm = arm.representative_points().into_iter().flat_map(|point| {
+            let name = format!("arm {name}");
+            let is_in_full = experiment.is_pretrained() && !point.method.common().lora;
+            let rate = is_in_full.then(|| high_rate_of_all_weights(&name, point.method.learning_rate())).flatten();
+            of_point(&name, &point, learner, pairs).into_iter().chain(rate)
+        });
         for warning in of_arm {
             if !warnings.contains(&warning) {
                 warnings.push(warning);
@@ -76,6 +81,19 @@ fn without_updates(name: &str, learner: &LearnerSettings, updates: u64, peak: f6
     ))
 }
 
+/// Learning rate of all weights of a pretrained model from which on it forgets what it knows; published runs use 1e-6 to 5e-5.
+const HIGH_RATE: f64 = 2e-4;
+
+/// A pretrained model that is trained in full at the rate of a small new one, or of adapters.
+fn high_rate_of_all_weights(name: &str, rate: f64) -> Option<String> {
+    (rate >= HIGH_RATE).then(|| {
+        format!(
+            "{name}: all weights of the pretrained model are trained at learning rate {rate:e}, which suits adapters or a small new \
+             model; set 1e-5 or so, or `lora = true`"
+        )
+    })
+}
+
 /// A trained reward model that is trained further, all weights of it, at the rate of a new one.
 fn high_rate(rm: &RmStage) -> Option<String> {
     let is_high = rm.is_pretrained() && !rm.lora && rm.learning_rate >= RmStage::defaults().learning_rate;
@@ -97,7 +115,7 @@ fn left_out(name: &str, rows: usize, batch_size: usize) -> Option<String> {
     }
     let rest = rows % batch_size;
     (rest as f64 >= ROWS_LEFT_OUT_WARNING * rows as f64 && rest > 0)
-        .then(|| format!("{name}: {rest} of {rows} rows are in no batch of {batch_size}, other ones in each epoch"))
+        .then(|| format!("{name}: each epoch skips {rest} of {rows} rows, which fill no batch of {batch_size}; different ones each time"))
 }
 
 #[cfg(test)]
@@ -150,9 +168,28 @@ mod tests {
                 "[stages.pairs]\nrows = {rows}\n[stages.rm]\nbatch_size = {rows}\n[arms.d]\nmethod = \"dpo\"\nbatch_size = {size}\n"
             ))
         };
-        assert_eq!(arm(100, 64), ["arm d: 36 of 100 rows are in no batch of 64, other ones in each epoch"]);
+        assert_eq!(
+            arm(100, 64),
+            ["arm d: each epoch skips 36 of 100 rows, which fill no batch of 64; different ones each time"]
+        );
         assert_eq!(arm(40, 64), ["arm d: a batch of 64 is more than the 40 rows there are; each is all of them"]);
         assert_eq!(arm(128, 64), Vec::<String>::new());
         assert_eq!(arm(6401, 64), Vec::<String>::new(), "one of 6,401 is nothing");
+    }
+
+    #[test]
+    fn a_pretrained_model_in_full_wants_a_low_rate() {
+        let of = |more: &str| {
+            let text = format!(
+                "[world]\nkind = \"rows\"\n[world.rows]\ntrain = \"rows.jsonl\"\n[model]\nfrom = \"model\"\n{more}"
+            );
+            of(&text).into_iter().filter(|warning| warning.contains("all weights")).collect::<Vec<_>>()
+        };
+        let warnings = of("[arms.d]\nmethod = \"dpo\"\n[arms.p]\nmethod = \"ppo\"\nlora = true\n");
+        assert!(
+            warnings.len() == 2 && warnings[0].starts_with("sft: ") && warnings[1].starts_with("arm d: "),
+            "{warnings:?}"
+        );
+        assert!(of("[stages.sft]\nsteps = 0\n[arms.d]\nmethod = \"dpo\"\nlearning_rate = 1e-5\n").is_empty());
     }
 }

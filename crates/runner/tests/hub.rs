@@ -136,7 +136,7 @@ fn what_is_neither_a_path_nor_a_name_is_said_to_be_neither() {
         &server.address,
         &["import", "models/llama"],
         &[
-            "no model `models/llama` on this machine, and none by that name on the hub",
+            "no model `models/llama` on this machine, and it could not be found on the hub",
             "that the account of your token sees",
         ],
     );

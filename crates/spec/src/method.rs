@@ -335,6 +335,14 @@ impl MethodSettings {
         }
     }
 
+    /// The peak learning rate.
+    pub fn learning_rate(&self) -> f64 {
+        match self {
+            Self::Dpo(dpo) => dpo.learning_rate,
+            other => other.on_policy().map_or(f64::NAN, |shared| shared.learning_rate),
+        }
+    }
+
     /// The settings of every method.
     pub fn common(&self) -> &CommonSettings {
         match self {

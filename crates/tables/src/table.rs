@@ -136,6 +136,19 @@ impl ColumnTable {
         self.with(name, Column::Text(texts.map(|text| interner.intern(text)).collect()))
     }
 
+    /// Name and type of each column.
+    pub fn columns(&self) -> impl Iterator<Item = (&str, &'static str)> {
+        let kind = |column: &Column| match column {
+            Column::Text(_) => "text",
+            Column::U64(_) => "u64",
+            Column::U32(_) => "u32",
+            Column::F64(_) => "f64",
+            Column::F32(_) => "f32",
+            Column::Bool(_) => "bool",
+        };
+        self.columns.iter().map(move |(name, column)| (name.as_str(), kind(column)))
+    }
+
     /// Rows of the table.
     pub fn rows(&self) -> usize {
         self.columns.first().map_or(0, |(_, column)| column.len())

@@ -31,7 +31,7 @@ pub(crate) fn warnings(run: &Run) -> Vec<String> {
         let largest = left_out.into_iter().fold(0.0, f64::max);
         if largest >= ROWS_LEFT_OUT_WARNING {
             let percent = 100.0 * largest;
-            warnings.push(format!("{name}: {percent:.0}% of its rows are in no batch of an epoch, other ones in each"));
+            warnings.push(format!("{name}: each epoch skipped {percent:.0}% of its rows, different ones each time"));
         }
     }
     warnings

@@ -86,8 +86,10 @@ pub(crate) fn edges(run: &Run, tuning: &TuningResults) -> Vec<String> {
             let share = axis.share(value).unwrap_or(0.5);
             if share < margin || share > 1.0 - margin {
                 let ends: Vec<String> = axis.ends().iter().map(value_label).collect();
+                let [end, further] = if share < margin { ["smallest", "smaller"] } else { ["largest", "larger"] };
                 warnings.push(format!(
-                    "arms.{name}.{table}.{setting}: the best has {}, at the edge of what was tried, {}",
+                    "arms.{name}.{table}.{setting}: the best value, {}, is the {end} that was tried ({}); a {further} one may be \
+                     better",
                     value_label(value),
                     ends.join(" to ")
                 ));
@@ -182,9 +184,9 @@ mod tests {
             });
             edges_of("grid.beta = [0.1, 0.2, 0.4]", trials.to_vec())
         };
-        let warning =
-            |beta| format!("arms.a.grid.beta: the best has {beta}, at the edge of what was tried, 0.1 to 0.4");
-        assert_eq!([best_at(0.1), best_at(0.2), best_at(0.4)], [vec![warning(0.1)], vec![], vec![warning(0.4)]]);
+        let smallest = "arms.a.grid.beta: the best value, 0.1, is the smallest that was tried (0.1 to 0.4); a smaller one may be better";
+        let largest = "arms.a.grid.beta: the best value, 0.4, is the largest that was tried (0.1 to 0.4); a larger one may be better";
+        assert_eq!([best_at(0.1), best_at(0.2), best_at(0.4)], [vec![smallest], vec![], vec![largest]]);
     }
 
     /// Linear from 0 to 1, by random search on the seeds 100 and 101 of the tuning; a trial on one of them is not complete.
@@ -200,10 +202,15 @@ mod tests {
             let space = "search = 'random'\nspace.nll_coef = { low = 0.0, high = 1.0 }\n[tuning]\nconfigurations = 3\nseeds = 2\nseed = 100";
             edges_of(space, trials)
         };
-        let warning = |x: &str| {
-            vec![format!("arms.a.space.nll_coef: the best has {x}, at the edge of what was tried, 0.0 to 1.0")]
+        let warning = |x: &str, end: &str, further: &str| {
+            vec![format!(
+                "arms.a.space.nll_coef: the best value, {x}, is the {end} that was tried (0.0 to 1.0); a {further} one may be better"
+            )]
         };
-        assert_eq!([best_at(0.04), best_at(0.96)], [warning("0.04"), warning("0.96")]);
+        assert_eq!(
+            [best_at(0.04), best_at(0.96)],
+            [warning("0.04", "smallest", "smaller"), warning("0.96", "largest", "larger")]
+        );
         assert_eq!([best_at(0.05), best_at(0.06), best_at(0.94), best_at(0.95)], [const { Vec::<String>::new() }; 4]);
     }
 

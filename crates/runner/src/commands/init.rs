@@ -96,7 +96,13 @@ fn write_new(folder: &Path, text: &str) -> Result<PathBuf> {
     };
     std::fs::create_dir_all(folder).map_err(io("create", folder))?;
     let to = folder.join("experiment.toml");
-    let mut file = std::fs::File::create_new(&to).map_err(io("create", &to))?;
+    let mut file = std::fs::File::create_new(&to).map_err(|source| match source.kind() {
+        std::io::ErrorKind::AlreadyExists => Error::Exists {
+            path: to.clone(),
+            hint: "choose another folder, or remove the file: `duel init` replaces nothing",
+        },
+        _ => io("create", &to)(source),
+    })?;
     std::io::Write::write_all(&mut file, text.as_bytes()).and_then(|()| file.sync_all()).map_err(io("write", &to))?;
     Ok(to)
 }

@@ -98,7 +98,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let mut summary = RunSummary::default();
     let ran = rounds(&experiment, args.executor, &options, (&mut manifest, before.ok()), &mut reporter, &mut summary);
     let ran = ran.and_then(|plan| {
-        reporter.print_line("merging and reporting");
+        reporter.print_line("writing the tables, charts and page");
         duel_ledger::merge(run.path(), &manifest, RunSubset::Comparison)?;
         if run.path().join("metrics.parquet").is_file() {
             duel_ledger::write_events(run.path(), manifest.started)?;
@@ -115,9 +115,9 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let RunSummary { reused, made, failures, left_out, peak_memory } = summary;
     ran?;
     crate::terminal::print(&format!(
-        "{made} stages made, {reused} reused, {:.1} s, peak memory {:.0} MB\n",
+        "{made} stages made, {reused} reused, {:.1} s{}\n",
         started.elapsed().as_secs_f64(),
-        peak_memory as f64 / 1e6,
+        if made > 0 { format!(", peak memory {:.0} MB", peak_memory as f64 / 1e6) } else { String::new() },
     ));
     let written = match duel_report::write(run.path()) {
         // the failed stages are the cause: there is nothing to report

@@ -71,6 +71,10 @@ fn of_experiment(args: &VerifyArgs, run: &Path) -> Result<()> {
     Ok(())
 }
 
+fn p_value(p: f64) -> String {
+    if p < 0.0001 { "p < 0.0001".into() } else { format!("p = {p:.4}") }
+}
+
 /// A verdict in lines.
 fn render(result: &ClaimResult) -> String {
     let claim = &result.claim;
@@ -85,14 +89,14 @@ fn render(result: &ClaimResult) -> String {
         let prefix = test.kl.map_or(String::new(), |kl| format!("at KL {kl}: "));
         let _ = writeln!(
             text,
-            "      {prefix}effect {}{}, {:.1}% interval {interval}, p {}",
+            "      {prefix}effect {}{}, {:.1}% interval {interval}, {}",
             number(test.effect, 3),
             test.times.map_or(String::new(), |times| format!(" ({} times)", fixed(times, 2))),
             100.0 * test.level,
-            number(test.p, 4),
+            test.p.map_or("no p-value".into(), p_value),
         );
         if let Some(p) = test.p_sign_flip {
-            let _ = writeln!(text, "      p of the test that flips signs {p:.4}");
+            let _ = writeln!(text, "      {} by the sign-flip test", p_value(p));
         }
     }
     let _ = writeln!(text, "      {}", result.requirement);

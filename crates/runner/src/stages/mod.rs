@@ -26,7 +26,7 @@ use crate::error::Result;
 use crate::plan::StageKind;
 use crate::sysinfo;
 use duel_ledger::StageRecorder;
-use duel_spec::{Clocks, MethodSettings, Recorder, metrics};
+use duel_spec::{Clocks, Recorder, metrics};
 use std::path::Path;
 
 /// Runs the stage; its files are written to `to`.
@@ -58,10 +58,7 @@ fn learning_rate(context: &StageContext<'_>) -> Option<f64> {
         StageKind::Base => Some(stages.base.learning_rate),
         StageKind::Sft => Some(stages.sft.learning_rate),
         StageKind::Rm => Some(stages.rm.learning_rate),
-        StageKind::Cell => context.stage.cell.as_ref().map(|cell| match &cell.point.method {
-            MethodSettings::Dpo(dpo) => dpo.learning_rate,
-            other => other.on_policy().map_or(f64::NAN, |shared| shared.learning_rate),
-        }),
+        StageKind::Cell => context.stage.cell.as_ref().map(|cell| cell.point.method.learning_rate()),
         _ => None,
     }
 }

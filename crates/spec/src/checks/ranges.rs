@@ -133,7 +133,7 @@ const RANGES: &[(&str, Constraint)] = &[
     ("learner.accumulate", Constraint::Batch),
     ("learner.logits_memory", Constraint::Megabytes),
     ("learner.weight_decay", Constraint::NotNegative),
-    ("learner.clip_norm", Constraint::Positive),
+    ("learner.clip_norm", Constraint::Bound),
     ("learner.warmup", Constraint::BelowOne),
     ("learner.final_rate", Constraint::Fraction),
     ("stages.base.steps", Constraint::AtLeastOne),
