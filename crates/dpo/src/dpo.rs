@@ -4,6 +4,7 @@
 use crate::first_step::FirstStep;
 use crate::loss::preference_loss_of;
 use crate::reference::{ReferenceLogp, pair_logp};
+use crate::state::DpoState;
 use burn::tensor::{Tensor, TensorData};
 use duel_data::pairs::PreferenceRow;
 use duel_model::{Flops, Policy, ResponseReader, Responses, TransformerConfig, weights::host};
@@ -25,13 +26,14 @@ pub struct Dpo {
     reference: ReferenceLogp,
     /// The reference itself, where the loss reads mismatched responses: KTO's does.
     reference_policy: Option<Policy>,
+    state: DpoState,
     flops: Flops,
 }
 
 impl Method for Dpo {
     type Module = Policy;
     type Batch = PairBatch;
-    type State = ();
+    type State = DpoState;
 
     fn prompts(pairs: &PairBatch) -> Vec<u64> {
         pairs.both.prompt_hashes()
@@ -67,6 +69,9 @@ impl Method for Dpo {
             let logp = stats.logp.concat();
             metrics.check(|| self.start().check_loss(update.loss, pairs, &logp, &stats.margins))?;
         }
+        if self.settings.loss.takes(PairInput::RewardShift) {
+            self.state.rewards.add(mean(&stats.rewards.concat()));
+        }
         let tokens = pairs.both.token_count();
         let reread = if self.reference_policy.is_some() { 2 * tokens } else { 0 }; // both policies, every response once more
         let flops = self.flops.train(tokens) + self.flops.forward(reread);
@@ -78,9 +83,13 @@ impl Method for Dpo {
         Ok(metrics)
     }
 
-    fn state(&self) {}
+    fn state(&self) -> DpoState {
+        self.state.clone()
+    }
 
-    fn resume(&mut self, (): ()) {}
+    fn resume(&mut self, state: DpoState) {
+        self.state = state;
+    }
 }
 
 impl Dpo {
@@ -92,7 +101,8 @@ impl Dpo {
         config: &TransformerConfig,
     ) -> Self {
         let loss = preference_loss_of(&settings);
-        Self { settings, loss, reader, reference, reference_policy: None, flops: Flops::policy(config) }
+        let state = DpoState::default();
+        Self { settings, loss, reader, reference, reference_policy: None, state, flops: Flops::policy(config) }
     }
 
     /// With the reference itself, without gradient, where the loss reads mismatched responses.
@@ -119,7 +129,10 @@ impl Dpo {
         let lengths = halves(logprobs::mask(reader, &pairs.both).lengths());
         let tied = pairs.ties.contains(&true).then(|| column(pairs.ties.iter().map(|&tie| f32::from(tie)).collect()));
         let mismatched = mismatched.map(column);
-        let mut logp = PairLogp { policy, reference, lengths, mismatched, tied, margin: None };
+        let mut logp = PairLogp { mismatched, tied, ..PairLogp::new(policy, reference, lengths) };
+        if s.loss.takes(PairInput::RewardShift) {
+            logp.reward_shift = Some(self.state.rewards.with(logp.mean_reward(s.beta)));
+        }
         if s.margin != 0.0 {
             let margin = column(pairs.strengths.iter().map(|strength| (s.margin * strength) as f32).collect());
             logp = logp.with_margin(margin, s.beta);

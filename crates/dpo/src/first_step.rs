@@ -180,7 +180,7 @@ mod tests {
         let loss = preference_loss_of(settings);
         let outcome = |reader: &ResponseReader, policy, reference, pairs: &PairBatch| {
             let lengths = halves(logprobs::mask(reader, &pairs.both).lengths());
-            let logp = PairLogp { policy, reference, lengths, mismatched: None, tied: None, margin: None };
+            let logp = PairLogp::new(policy, reference, lengths);
             spoil(preference_loss(&loss, &logp, settings.beta), &logp)
         };
         check(&FirstStep { settings, loss, reader: &reader(), outcome: &outcome })

@@ -5,6 +5,8 @@ mod first_step;
 pub mod invariants;
 mod loss;
 mod reference;
+mod state;
 
 pub use dpo::{Dpo, Validation};
 pub use reference::ReferenceLogp;
+pub use state::DpoState;

@@ -44,6 +44,8 @@ pub struct PairLogp {
     pub mismatched: Option<Tensor<1>>,
     /// 1 on ties, else 0, `[N]`; `None` without ties.
     pub tied: Option<Tensor<1>>,
+    /// δ, the mean of the rewards so far, `[1]`, without gradient: BCO's. `None`: 0.
+    pub reward_shift: Option<Tensor<1>>,
     /// Set by [`with_margin`](Self::with_margin), which has lowered `policy.chosen`.
     pub margin: Option<Margin>,
 }
@@ -58,6 +60,17 @@ pub struct Margin {
 }
 
 impl PairLogp {
+    /// What most losses read.
+    pub fn new(policy: ChosenRejected, reference: ChosenRejected, lengths: ChosenRejected) -> Self {
+        Self { policy, reference, lengths, mismatched: None, tied: None, reward_shift: None, margin: None }
+    }
+
+    /// Mean of the implicit rewards `β (log π − log π_ref)` of all responses, `[1]`, without gradient.
+    pub fn mean_reward(&self, beta: f64) -> Tensor<1> {
+        let ChosenRejected { chosen, rejected } = self.log_ratios();
+        (Tensor::cat(vec![chosen, rejected], 0).mean() * beta).detach()
+    }
+
     /// `u − m` in place of `u`: the log-prob of the chosen response counts as m/β nats less. ODPO, Amini et al. 2024, eq. 8.
     pub fn with_margin(self, reward: Tensor<1>, beta: f64) -> Self {
         let nats = reward.clone() / beta; // [N]

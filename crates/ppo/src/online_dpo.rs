@@ -61,14 +61,11 @@ impl OnlineDpo {
             let difference = (first.clone() - second.clone()) * wins.clone();
             ChosenRejected { chosen: second.clone() + difference.clone(), rejected: first - difference }
         };
-        let logp = PairLogp {
-            policy: ordered(mask.row_sums(logp)),
-            reference: ordered(mask.row_sums(rows_of(&rollout.ref_logp, rows))),
-            lengths: ordered(mask.lengths()),
-            mismatched: None,
-            tied: None,
-            margin: None,
-        };
+        let logp = PairLogp::new(
+            ordered(mask.row_sums(logp)),
+            ordered(mask.row_sums(rows_of(&rollout.ref_logp, rows))),
+            ordered(mask.lengths()),
+        );
         let loss = match s.pair_loss {
             OnlineLoss::Sigmoid => PreferenceLoss::Sigmoid { label_smoothing: 0.0 },
             OnlineLoss::Hinge => PreferenceLoss::Hinge,
