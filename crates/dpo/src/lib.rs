@@ -4,6 +4,7 @@ mod dpo;
 mod first_step;
 pub mod invariants;
 mod loss;
+mod read;
 mod reference;
 mod state;
 

@@ -28,4 +28,8 @@ impl BatchMean {
 pub struct DpoState {
     /// Of the batches' mean rewards: BCO's δ.
     pub(crate) rewards: BatchMean,
+    /// β-DPO's M₀: the moving average of the batches' mean margins, reward.
+    pub(crate) margin: f64,
+    /// Weights of the reference, where it follows the policy.
+    pub(crate) reference: Option<Vec<f32>>,
 }

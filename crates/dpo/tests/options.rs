@@ -5,6 +5,7 @@ use burn::module::Module;
 use burn::tensor::Device;
 use duel_data::pairs::PreferenceRow;
 use duel_dpo::{Dpo, ReferenceLogp};
+use duel_model::{CountedFlops, Responses, count_flops, weights};
 use duel_model::{Policy, ResponseReader, TransformerConfig};
 use duel_spec::metrics::{self, Metric};
 use duel_spec::{DpoSettings as Settings, LearnerSettings, PairLoss, Split, seeds};
@@ -116,5 +117,168 @@ fn bco_subtracts_the_mean_reward_so_far() {
         losses.sum::<f64>() / chosen.len() as f64
     });
     assert!(means[1].abs() > 0.01 && (means[2] - means[1]).abs() > 0.01, "a case with a shift: {means:?}");
+    resumes(&settings);
+}
+
+/// A policy's log-probs of each counted token of each response.
+fn token_logp(policy: &Policy, both: &Responses) -> Vec<Vec<f64>> {
+    let reader = reader(&Device::flex());
+    let logp = weights::host(logprobs::response_logp(&reader, policy, both)); // [2N, T]
+    let row = |row: usize| both.responses[row].iter().enumerate().map(move |(t, _)| (row, t));
+    (0..both.len()).map(|i| row(i).map(|(row, t)| f64::from(logp[row * T + t])).collect()).collect()
+}
+
+/// LD-DPO: of the longer response, tokens past the length of the shorter one count a fraction, under policy and reference.
+#[test]
+fn ld_alpha_weighs_the_longer_response() {
+    let settings = Settings { ld_alpha: 0.3, nll_coef: 0.2, beta: 0.7, ..Settings::defaults() };
+    let reference = policy().no_grad();
+    let cache = ReferenceLogp::desensitized(&reader(&Device::flex()), &reference, &rows(), 0.3);
+    let mut method = Dpo::new(settings, reader(&Device::flex().autodiff()), cache, &config());
+    let mut learner = learner(policy().train(), 1);
+    for (step, rows) in [[0, 1, 2, 3], [2, 3, 4, 5], [5, 0, 3, 1]].into_iter().enumerate() {
+        let (pairs, n) = (batch(&rows), rows.len());
+        let [logp, ref_logp] =
+            [learner.module().valid(), policy().no_grad()].map(|policy| token_logp(&policy, &pairs.both));
+        let ratio = |i: usize| -> f64 {
+            let shorter = pairs.both.responses[i % n].len().min(pairs.both.responses[i % n + n].len());
+            let tokens = logp[i].iter().zip(&ref_logp[i]).enumerate();
+            tokens.map(|(t, (a, b))| (a - b) * if t < shorter { 1.0 } else { 0.3 }).sum()
+        };
+        let loss = (0..n).map(|i| -sigmoid(0.7 * (ratio(i) - ratio(i + n))).ln()).sum::<f64>() / n as f64;
+        // the NLL is of whole responses
+        let nll = (0..n).map(|i| -logp[i].iter().sum::<f64>() / logp[i].len() as f64).sum::<f64>() / n as f64;
+        let metrics = method.iteration(&pairs, &mut learner).unwrap();
+        let (actual, by_hand) = (value(&metrics, metrics::LOSS), loss + 0.2 * nll);
+        assert!((actual - by_hand).abs() < 2e-5, "step {step}: {actual}, by hand {by_hand}");
+        let whole = (0..n).map(|i| logp[i].iter().sum::<f64>()).sum::<f64>() / n as f64;
+        assert!((value(&metrics, metrics::LOGP_CHOSEN) - whole).abs() < 1e-4, "whole responses are reported");
+        // the pass of the reference over all rows is of the first step
+        let all: usize =
+            self::rows().iter().map(|row| 2 * row.prompt.len() + row.chosen.len() + row.rejected.len()).sum();
+        assert_eq!(metrics.cost.scored_tokens, if step == 0 { all as u64 } else { 0 });
+    }
+    let validation_rows = self::rows();
+    let cache = ReferenceLogp::desensitized(&reader(&Device::flex()), &policy().no_grad(), &validation_rows, 0.3);
+    let start = method.validate(&reader(&Device::flex()), &policy().no_grad(), &validation_rows, &cache);
+    assert_eq!(start.accuracy, 0.5, "margins of a policy that is its reference");
+}
+
+/// WPO: each pair's loss counts exp of the mean alignment of both responses' tokens.
+#[test]
+fn weights_of_pairs_by_hand() {
+    let settings = Settings { use_weighting: true, beta: 0.7, ..Settings::defaults() };
+    for accumulate in [1, 2] {
+        let (mut method, mut learner) = (dpo(settings.clone()), learner(policy().train(), accumulate));
+        for rows in [[0, 1, 2, 3], [2, 3, 4, 5], [5, 0, 3, 1]] {
+            let (pairs, n) = (batch(&rows), rows.len());
+            let current = learner.module().valid();
+            let plain = reader(&Device::flex());
+            let logits = weights::host(plain.logits(&current, &plain.tokens(&pairs.both))); // [2N, T, V]
+            let vocabulary = logits.len() / (2 * n * T);
+            let logp = token_logp(&current, &pairs.both);
+            let alignment = |i: usize| -> f64 {
+                let at = |t: usize| {
+                    let logits = &logits[(i * T + t) * vocabulary..][..vocabulary];
+                    let sum = |power: f64| logits.iter().map(|&x| (power * f64::from(x)).exp()).sum::<f64>();
+                    logp[i][t] - (sum(2.0).ln() - 2.0 * sum(1.0).ln())
+                };
+                (0..logp[i].len()).map(at).sum::<f64>() / logp[i].len() as f64
+            };
+            let ratios = log_ratios(&current, &pairs);
+            let loss = |i: usize| {
+                let weight = (alignment(i) + alignment(i + n)).exp();
+                -weight * sigmoid(0.7 * (ratios[i] - ratios[i + n])).ln()
+            };
+            let by_hand = (0..n).map(loss).sum::<f64>() / n as f64;
+            let metrics = method.iteration(&pairs, &mut learner).unwrap();
+            let actual = value(&metrics, metrics::LOSS);
+            assert!((actual - by_hand).abs() < 2e-5, "{rows:?}: {actual}, by hand {by_hand}");
+        }
+    }
+}
+
+/// β-DPO: β(1 + α(M − M₀)), M the batch's mean margin at β, M₀ its moving average of the batches before.
+#[test]
+fn dynamic_beta_by_hand() {
+    let settings =
+        Settings { dynamic_beta: 3.0, dynamic_beta_momentum: 0.6, beta: 0.7, margin: 0.1, ..Settings::defaults() };
+    let (mut usual, mut betas) = (0.0, vec![]);
+    let strength = rows()[0].strength();
+    trains_by_hand(&settings, |ratios, metrics| {
+        let n = ratios.len() / 2;
+        let differences: Vec<f64> = (0..n).map(|i| ratios[i] - ratios[i + n]).collect();
+        let margin = 0.7 * differences.iter().sum::<f64>() / n as f64;
+        let beta = 0.7 * (1.0 + 3.0 * (margin - usual));
+        usual = 0.6 * usual + 0.4 * margin;
+        betas.push(beta);
+        assert!((value(metrics, metrics::DPO_BETA) - beta).abs() < 1e-5);
+        assert!((value(metrics, metrics::DPO_MARGIN) - margin).abs() < 1e-5, "margins are reported at β itself");
+        differences.iter().map(|difference| -sigmoid(beta * difference - 0.1 * strength).ln()).sum::<f64>() / n as f64
+    });
+    assert!((betas[1] - 0.7).abs() > 0.05 && (betas[2] - betas[1]).abs() > 0.01, "a case that shows it: {betas:?}");
+    resumes(&settings);
+}
+
+/// TR-DPO: every second step the reference becomes `(1 − α)` of itself and `α` of the policy.
+#[test]
+fn the_reference_follows_the_policy() {
+    for alpha in [0.6, 1.0] {
+        let settings = Settings {
+            sync_ref_model: true,
+            ref_model_mixup_alpha: alpha,
+            ref_model_sync_steps: 2,
+            beta: 0.7,
+            ..Settings::defaults()
+        };
+        let (mut method, mut learner) = (dpo(settings.clone()), learner(policy().train(), 1));
+        let mut reference = policy().no_grad();
+        let plain = reader(&Device::flex());
+        for (step, rows) in [[0, 1, 2, 3], [2, 3, 4, 5], [5, 0, 3, 1], [4, 2, 1, 0]].into_iter().enumerate() {
+            let (pairs, n) = (batch(&rows), rows.len());
+            let [logp, ref_logp] = [&learner.module().valid(), &reference]
+                .map(|policy| logprobs::sequence_logp(&plain, policy, &pairs.both));
+            let ratio = |i: usize| f64::from(logp[i] - ref_logp[i]);
+            let by_hand = (0..n).map(|i| -sigmoid(0.7 * (ratio(i) - ratio(i + n))).ln()).sum::<f64>() / n as f64;
+            let before = count_flops();
+            let metrics = method.iteration(&pairs, &mut learner).unwrap();
+            let actual = value(&metrics, metrics::LOSS);
+            assert!((actual - by_hand).abs() < 2e-5, "step {step}: {actual}, by hand {by_hand}");
+            if alpha == 1.0 && step == 2 {
+                assert!((actual - std::f64::consts::LN_2).abs() < 1e-5, "the policy is its reference again: {actual}");
+            }
+            // the reference reads every response once
+            let tokens = pairs.both.token_count();
+            assert_eq!(metrics.cost.scored_tokens, tokens);
+            let since = |count: fn(CountedFlops) -> f64| count(count_flops()) - count(before);
+            assert!(since(|c| c.blocks) > 0.0);
+            if step == 1 || step == 3 {
+                let [old, new] = [&reference, &learner.module().valid()].map(weights::flatten);
+                let mixed: Vec<f32> =
+                    old.iter().zip(new).map(|(old, new)| ((1.0 - alpha) as f32) * old + (alpha as f32) * new).collect();
+                reference = weights::unflatten(reference, &mixed);
+            }
+        }
+        resumes(&settings);
+    }
+}
+
+/// MPO: the weighted sum of the losses, those that remember something among them.
+#[test]
+fn a_mixture_is_a_weighted_sum() {
+    let loss_weights = [(PairLoss::Sigmoid, 0.8), (PairLoss::Bco, 0.2), (PairLoss::PreferredFt, 0.05)].into();
+    let settings = Settings { loss_weights, beta: 0.7, ..Settings::defaults() };
+    let mut means = vec![];
+    trains_by_hand(&settings, |ratios, metrics| {
+        let rewards: Vec<f64> = ratios.iter().map(|ratio| 0.7 * ratio).collect();
+        means.push(rewards.iter().sum::<f64>() / rewards.len() as f64);
+        let shift = means.iter().sum::<f64>() / means.len() as f64;
+        let (chosen, rejected) = rewards.split_at(ratios.len() / 2);
+        let loss = |(w, l): (&f64, &f64)| {
+            -0.8 * sigmoid(w - l).ln() - 0.2 * (sigmoid(w - shift).ln() + sigmoid(shift - l).ln())
+        };
+        chosen.iter().zip(rejected).map(loss).sum::<f64>() / chosen.len() as f64
+            - 0.05 * value(metrics, metrics::LOGP_CHOSEN)
+    });
     resumes(&settings);
 }

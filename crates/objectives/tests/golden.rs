@@ -214,7 +214,8 @@ fn golden_preference_losses_with_gradients() {
             };
             let policy = both("policy_SIDE_logps").map(Tensor::require_grad);
             let pairs = PairLogp::new(policy.clone(), both("reference_SIDE_logps"), both("SIDE_lengths"));
-            let reward_shift = (!params["delta"].is_null()).then(|| p.tensor::<1>(&params["delta"]));
+            let delta = params["delta"].as_f64();
+            let reward_shift = delta.map(|delta| pairs.lengths.chosen.clone().narrow(0, 0, 1) * 0.0 + delta); // [1]
             let pairs = PairLogp { reward_shift, ..pairs };
             let outcome = golden_outcome(&what, p, case, inputs, &loss, &pairs);
             check_parts(&what, p, case, name, &pairs, &outcome);

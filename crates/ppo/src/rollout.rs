@@ -13,7 +13,7 @@ use duel_spec::{
 };
 use duel_training::invariants as training_invariants;
 use duel_training::rounding::nudged;
-use duel_training::{Metrics, Result, logprobs, probes};
+use duel_training::{Metrics, Result, follow, logprobs, probes};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -189,11 +189,7 @@ impl RolloutCollector {
         let s = &self.settings;
         self.beta = next_kl_coef(s, self.beta, rollout.mean_kl(), rollout.responses.len());
         if s.reference == ReferenceMode::Ema {
-            let (decay, current) = (s.reference_decay as f32, weights::flatten(&actor.clone().merged()));
-            let reference = weights::flatten(&self.reference);
-            let blend: Vec<f32> =
-                reference.iter().zip(current).map(|(old, new)| decay * old + (1.0 - decay) * new).collect();
-            self.reference = weights::unflatten(self.reference.clone(), &blend);
+            self.reference = follow(&self.reference, actor, s.reference_decay);
         }
         self.iteration += 1;
     }

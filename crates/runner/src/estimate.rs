@@ -220,12 +220,19 @@ impl<'a> Estimator<'a> {
         let Experiment { stages, evaluation, learner, .. } = self.experiment;
         let policy = Flops::policy(&self.sizes.config);
         let trained = (dpo.epochs * 2 * stages.pairs.rows) as f64;
-        let scored = f64::from(dpo.loss.takes(PairInput::Mismatched)) * 2.0 * trained; // by policy and reference
+        // mismatched responses are read by policy and reference, those of a batch by a reference that follows the policy, and
+        // every row once by the reference where its log-probs weigh tokens
+        let mismatched = f64::from(dpo.takes(PairInput::Mismatched)) * 2.0 * trained;
+        let followed = f64::from(dpo.sync_ref_model) * trained;
+        let own_pass = if dpo.ld_alpha == 1.0 { 0.0 } else { 2.0 * stages.pairs.rows as f64 };
+        let scored = mismatched + followed + own_pass;
+        let logits = f64::from(dpo.use_weighting) * trained;
         let evaluated = evaluation.curve_points as f64 * 2.0 * stages.pairs.holdout_rows as f64;
-        let flops = policy.forward * (3.0 * trained + scored) * self.sizes.space.context() as f64;
+        let head = Flops::head(&self.sizes.config).forward * logits;
+        let flops = (policy.forward * (3.0 * trained + scored) + head) * self.sizes.space.context() as f64;
         let training = self.times.seconds_in_batches(StepKind::Train, trained, 2.0 * dpo.batch_size as f64);
         let seconds = training + self.read(scored + evaluated);
-        let models = 1.0 + f64::from(dpo.loss.takes(PairInput::Mismatched)) * 0.3;
+        let models = 1.0 + f64::from(dpo.holds_reference()) * 0.3;
         (flops, seconds, self.memory(models, 2.0 * dpo.batch_size as f64 / learner.accumulate as f64))
     }
 

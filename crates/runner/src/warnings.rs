@@ -51,6 +51,13 @@ fn of_point(name: &str, point: &ArmPoint, learner: &LearnerSettings, pairs: Opti
             let updates = dpo.epochs * (rows / dpo.batch_size.min(rows));
             warnings.extend(without_updates(name, learner, updates as u64, dpo.learning_rate));
             warnings.extend(left_out(name, rows, dpo.batch_size));
+            if dpo.sync_ref_model && dpo.ref_model_sync_steps >= updates as u64 {
+                let steps = dpo.ref_model_sync_steps;
+                warnings.push(format!(
+                    "{name}: the reference is updated every {steps} steps, and {updates} are made, so that it never counts; \
+                     lower ref_model_sync_steps"
+                ));
+            }
         }
         MethodSettings::Ppo(ppo) if ppo.critic_warmup >= ppo.shared.iterations => {
             let (warmup, iterations) = (ppo.critic_warmup, ppo.shared.iterations);

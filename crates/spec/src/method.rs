@@ -1,8 +1,9 @@
 //! The methods and their settings; units and sources in `defaults.toml`.
 
 use crate::defaults::typed_default;
-use crate::pair_loss::PairLoss;
+use crate::pair_loss::{PairInput, PairLoss, PairLossEntry};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// The reward that a method on its own completions maximizes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -276,12 +277,104 @@ pub struct DpoSettings {
     pub kto_desirable: f64,
     pub kto_undesirable: f64,
     pub reference_free: bool,
+    /// Empty: `loss` alone.
+    pub loss_weights: BTreeMap<PairLoss, f64>,
+    pub ld_alpha: f64,
+    pub use_weighting: bool,
+    pub dynamic_beta: f64,
+    pub dynamic_beta_momentum: f64,
+    pub sync_ref_model: bool,
+    pub ref_model_mixup_alpha: f64,
+    pub ref_model_sync_steps: u64,
 }
 
 impl DpoSettings {
     /// The values in `defaults.toml`.
     pub fn defaults() -> Self {
         typed_default(&["method", "dpo"])
+    }
+
+    /// The losses and their weights, in the order of the table.
+    pub fn losses(&self) -> Vec<(PairLoss, f64)> {
+        if self.loss_weights.is_empty() {
+            return vec![(self.loss, 1.0)];
+        }
+        self.loss_weights.iter().map(|(&loss, &weight)| (loss, weight)).collect()
+    }
+
+    /// Whether a loss reads an input.
+    pub fn takes(&self, input: PairInput) -> bool {
+        self.losses().into_iter().any(|(loss, _)| loss.takes(input))
+    }
+
+    /// Whether the reference itself is read while the policy trains, not only its log-probs of before.
+    pub fn holds_reference(&self) -> bool {
+        self.sync_ref_model || self.takes(PairInput::Mismatched)
+    }
+
+    /// Whether a batch's loss is more than the mean of its pairs' losses.
+    pub fn couples_pairs(&self) -> bool {
+        self.dynamic_beta != 0.0 || self.losses().into_iter().any(|(loss, _)| loss.entry().couples_pairs)
+    }
+
+    /// Whether the two responses of a row may answer different prompts.
+    pub fn allows_unpaired(&self) -> bool {
+        self.losses().into_iter().all(|(loss, _)| loss.entry().unpaired)
+    }
+
+    /// As the experiment file has the losses.
+    fn losses_as_written(&self) -> String {
+        match self.loss_weights.is_empty() {
+            true => format!("loss = \"{}\"", self.loss.entry().word),
+            false => "loss_weights".into(),
+        }
+    }
+
+    /// The setting, if any, because of which `key` is not used.
+    fn ignores(&self, key: &str) -> Option<String> {
+        match key {
+            "loss" if !self.loss_weights.is_empty() => Some("loss_weights".into()),
+            "ref_model_mixup_alpha" | "ref_model_sync_steps" if !self.sync_ref_model => {
+                Some("sync_ref_model = false".into())
+            }
+            "dynamic_beta_momentum" if self.dynamic_beta == 0.0 => Some("dynamic_beta = 0".into()),
+            _ if !self.losses().into_iter().any(|(loss, _)| loss.reads(key)) => Some(self.losses_as_written()),
+            _ => None,
+        }
+    }
+
+    /// Settings that are both used and cannot be combined.
+    fn conflict(&self) -> Option<Conflict> {
+        let losses = self.losses();
+        let any = |holds: fn(&PairLossEntry) -> bool| losses.iter().any(|(loss, _)| holds(loss.entry()));
+        let without_reference = losses.iter().any(|(loss, _)| !loss.reads_reference());
+        let with = self.losses_as_written();
+        if self.use_weighting && any(|entry| entry.couples_pairs) {
+            let why = "it weighs pairs by themselves, and this loss is not a mean over pairs";
+            return Some(Conflict { key: "use_weighting", with, why });
+        }
+        if self.ld_alpha != 1.0 && (without_reference || any(|entry| entry.unpaired)) {
+            let why =
+                "it weighs log-ratios to the reference of two responses to one prompt by the shorter one's length";
+            return Some(Conflict { key: "ld_alpha", with, why });
+        }
+        if self.dynamic_beta != 0.0 && (without_reference || any(|entry| entry.couples_pairs)) {
+            let why =
+                "beta follows the margin between log-ratios to the reference, in a loss that is a mean over pairs";
+            return Some(Conflict { key: "dynamic_beta", with, why });
+        }
+        if self.sync_ref_model && !losses.iter().any(|(loss, _)| loss.reads_reference()) {
+            return Some(Conflict { key: "sync_ref_model", with, why: "the loss reads no reference" });
+        }
+        if self.sync_ref_model && self.reference_free {
+            let why = "the reference's log-probs count as 0, so that it is not read";
+            return Some(Conflict { key: "sync_ref_model", with: "reference_free".into(), why });
+        }
+        if self.takes(PairInput::Mismatched) && self.kto_desirable == 0.0 && self.kto_undesirable == 0.0 {
+            let why = "no response would have a weight, so nothing would be learned";
+            return Some(Conflict { key: "kto_undesirable", with: "kto_desirable = 0".into(), why });
+        }
+        None
     }
 }
 
@@ -376,13 +469,15 @@ impl MethodSettings {
 
     /// Whether it needs the reference's log-probs of preference rows.
     pub fn reads_reference_logp(&self) -> bool {
-        matches!(self, Self::Dpo(dpo) if dpo.loss.reads_reference() && !dpo.reference_free)
+        // a reference that moves, and log-probs that weigh tokens, are read in the training itself
+        matches!(self, Self::Dpo(dpo) if dpo.takes(PairInput::Reference)
+            && !dpo.reference_free && !dpo.sync_ref_model && dpo.ld_alpha == 1.0)
     }
 
     /// If a setting of its block is not used: the setting because of which it is not.
     pub(crate) fn inactive_because(&self, key: &str) -> Option<String> {
         match self {
-            Self::Dpo(dpo) if !dpo.loss.reads(key) => Some(format!("loss = \"{}\"", dpo.loss.entry().word)),
+            Self::Dpo(dpo) if dpo.ignores(key).is_some() => dpo.ignores(key),
             Self::Ppo(ppo) if key == "critic_start" && ppo.critic == CriticBody::Shared => {
                 Some("critic = \"shared\"".into())
             }
@@ -403,10 +498,7 @@ impl MethodSettings {
             return Some(Conflict { key: "kl_estimator", with: "kl = \"loss\"".into(), why });
         }
         match self {
-            Self::Dpo(DpoSettings { loss: PairLoss::Kto, kto_desirable: 0.0, kto_undesirable: 0.0, .. }) => {
-                let why = "no response would have a weight, so nothing would be learned";
-                Some(Conflict { key: "kto_undesirable", with: "kto_desirable = 0".into(), why })
-            }
+            Self::Dpo(dpo) => dpo.conflict(),
             _ => None,
         }
     }

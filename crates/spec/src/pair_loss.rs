@@ -54,7 +54,7 @@ macro_rules! pair_losses {
         loss $loss:tt
     )*) => {
         /// A loss on pairs.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
         pub enum PairLoss {
             $($(#[doc = $costs] #[serde(rename = $word)] $variant,)?)*
         }

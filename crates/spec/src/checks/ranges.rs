@@ -29,6 +29,8 @@ pub(crate) enum Constraint {
     /// A count that may be zero.
     Count,
     Fraction,
+    /// A fraction above 0.
+    Mixup,
     BelowOne,
     BelowHalf,
     Accuracy,
@@ -71,6 +73,7 @@ impl Constraint {
             Self::Seconds => (SMALLEST, 86_400.0),
             Self::Megabytes => (0.0, 1e6),
             Self::Fraction => (0.0, 1.0),
+            Self::Mixup => (SMALLEST, 1.0),
             Self::BelowOne => (0.0, 1.0f64.next_down()),
             Self::BelowHalf => (0.0, 0.5f64.next_down()),
             Self::Accuracy => (0.5f64.next_up(), 1.0f64.next_down()),
@@ -92,6 +95,7 @@ impl Constraint {
             Self::Seconds => format!("seconds, above 0 and at most {high}"),
             Self::Megabytes => format!("megabytes, an integer from {low} to {high}"),
             Self::Fraction => "a number from 0 to 1".into(),
+            Self::Mixup => "a number above 0 and at most 1".into(),
             Self::BelowOne => "a number of at least 0 and below 1".into(),
             Self::BelowHalf => "a number of at least 0 and below 0.5".into(),
             Self::Accuracy => "a number above 0.5 and below 1".into(),
@@ -216,6 +220,12 @@ const RANGES: &[(&str, Constraint)] = &[
     ("arms.*.kto_desirable", Constraint::NotNegative),
     ("arms.*.kto_undesirable", Constraint::NotNegative),
     ("arms.*.nll_coef", Constraint::NotNegative),
+    ("arms.*.loss_weights.*", Constraint::Positive),
+    ("arms.*.ld_alpha", Constraint::Fraction),
+    ("arms.*.dynamic_beta", Constraint::NotNegative),
+    ("arms.*.dynamic_beta_momentum", Constraint::BelowOne),
+    ("arms.*.ref_model_mixup_alpha", Constraint::Mixup),
+    ("arms.*.ref_model_sync_steps", Constraint::AtLeastOne),
     ("stages.pairs.length_bias", Constraint::NotNegative),
     ("stages.pairs.ties", Constraint::NotNegative),
 ];

@@ -8,7 +8,7 @@ use duel_data::grammar::{GrammarWorld, token};
 use duel_model::generate;
 use duel_reward::{GrammarGold, RewardNetwork};
 use duel_spec::metrics::Metric;
-use duel_spec::{DpoSettings, EnsembleScore};
+use duel_spec::{DpoSettings, EnsembleScore, PairLoss};
 use std::sync::LazyLock;
 
 /// The sizes of a small model of the world `grammar`.
@@ -248,8 +248,9 @@ fn the_memory_of_ppo_has_each_model_once() -> Result<()> {
 
 #[test]
 fn the_memory_of_dpo_has_the_reference_where_its_loss_needs_it() {
-    assert_eq!(dpo_models_in_memory(PairLoss::Sigmoid), 1.0);
-    assert_eq!(dpo_models_in_memory(PairLoss::Kto), 2.0);
+    let of =
+        |loss, sync_ref_model| dpo_models_in_memory(&DpoSettings { loss, sync_ref_model, ..DpoSettings::defaults() });
+    assert_eq!([of(PairLoss::Sigmoid, false), of(PairLoss::Kto, false), of(PairLoss::Sigmoid, true)], [1.0, 2.0, 2.0]);
 }
 
 /// Of seven rows three full batches of two are trained on in an epoch, or one batch of them all.
