@@ -282,3 +282,36 @@ fn a_mixture_is_a_weighted_sum() {
     });
     resumes(&settings);
 }
+
+/// A batch that is read in parts makes the same training, with every option that allows it, the state of the reference included.
+#[test]
+fn parts_of_a_batch_make_the_same_training() {
+    let mixture = [(PairLoss::Sigmoid, 0.8), (PairLoss::Hinge, 0.2), (PairLoss::PreferredFt, 0.05)];
+    let settings = Settings {
+        loss_weights: mixture.into(),
+        use_weighting: true,
+        sync_ref_model: true,
+        ref_model_sync_steps: 1,
+        nll_coef: 0.1,
+        ..Settings::defaults()
+    };
+    let train = |accumulate| {
+        let learner = LearnerSettings { warmup: 0.0, accumulate, adam_epsilon: 1.0, ..LearnerSettings::defaults() };
+        let (mut method, mut learner) = (dpo(settings.clone()), Learner::new(policy().train(), &learner, 0.5, 10));
+        let mut losses = vec![];
+        for rows in [[0, 1, 2, 3], [2, 3, 4, 5], [5, 0, 3, 1]] {
+            let metrics = method.iteration(&batch(&rows), &mut learner).unwrap();
+            losses.push(value(&metrics, metrics::LOSS) as f32);
+        }
+        (weights::flatten(&learner.module().valid()), losses)
+    };
+    let (whole, losses) = train(1);
+    let start = weights::flatten(&policy());
+    let largest = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let moved = largest(&whole, &start);
+    assert!(moved > 1e-2, "{moved}");
+    for accumulate in [2, 4] {
+        let (parts, losses_of_parts) = train(accumulate);
+        assert!(largest(&parts, &whole) < 1e-3 * moved && largest(&losses_of_parts, &losses) < 1e-5, "{accumulate}");
+    }
+}

@@ -219,7 +219,8 @@ impl<'a> Estimator<'a> {
     fn dpo_cost(&self, dpo: &DpoSettings) -> (f64, f64, f64) {
         let Experiment { stages, evaluation, learner, .. } = self.experiment;
         let policy = Flops::policy(&self.sizes.config);
-        let trained = (dpo.epochs * 2 * stages.pairs.rows) as f64;
+        let batch = dpo.batch_size.min(stages.pairs.rows);
+        let trained = (2 * batch) as f64 * dpo.steps(stages.pairs.rows) as f64;
         // mismatched responses are read by policy and reference, those of a batch by a reference that follows the policy, and
         // every row once by the reference where its log-probs weigh tokens
         let mismatched = f64::from(dpo.takes(PairInput::Mismatched)) * 2.0 * trained;

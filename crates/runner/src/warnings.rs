@@ -48,10 +48,10 @@ fn of_point(name: &str, point: &ArmPoint, learner: &LearnerSettings, pairs: Opti
     match &point.method {
         MethodSettings::Dpo(dpo) => {
             let Some(rows) = pairs else { return warnings };
-            let updates = dpo.epochs * (rows / dpo.batch_size.min(rows));
-            warnings.extend(without_updates(name, learner, updates as u64, dpo.learning_rate));
-            warnings.extend(left_out(name, rows, dpo.batch_size));
-            if dpo.sync_ref_model && dpo.ref_model_sync_steps >= updates as u64 {
+            let updates = dpo.steps(rows);
+            warnings.extend(without_updates(name, learner, updates, dpo.learning_rate));
+            warnings.extend(dpo.drop_last.then(|| left_out(name, rows, dpo.batch_size)).flatten());
+            if dpo.sync_ref_model && dpo.ref_model_sync_steps >= updates {
                 let steps = dpo.ref_model_sync_steps;
                 warnings.push(format!(
                     "{name}: the reference is updated every {steps} steps, and {updates} are made, so that it never counts; \

@@ -261,8 +261,10 @@ pub struct DpoSettings {
     #[serde(flatten)]
     pub common: CommonSettings,
     pub beta: f64,
-    pub epochs: usize,
+    pub epochs: f64,
+    pub max_steps: u64,
     pub batch_size: usize,
+    pub drop_last: bool,
     pub learning_rate: f64,
     pub loss: PairLoss,
     pub label_smoothing: f64,
@@ -302,6 +304,25 @@ impl DpoSettings {
         self.loss_weights.iter().map(|(&loss, &weight)| (loss, weight)).collect()
     }
 
+    /// Batches of an epoch over so many rows.
+    pub fn batches_per_epoch(&self, rows: usize) -> usize {
+        let size = self.batch_size.min(rows);
+        if self.drop_last { rows / size } else { rows.div_ceil(size) }
+    }
+
+    /// Optimizer steps over so many rows: `max_steps`, or those of the epochs, rounded up.
+    pub fn steps(&self, rows: usize) -> u64 {
+        if self.max_steps > 0 {
+            return self.max_steps;
+        }
+        self.steps_of_epochs(rows)
+    }
+
+    fn steps_of_epochs(&self, rows: usize) -> u64 {
+        let steps = self.epochs * self.batches_per_epoch(rows) as f64;
+        (steps * (1.0 - 1e-12)).ceil() as u64 // 1.1 · 10 is a little more than 11
+    }
+
     /// Whether a loss reads an input.
     pub fn takes(&self, input: PairInput) -> bool {
         self.losses().into_iter().any(|(loss, _)| loss.takes(input))
@@ -334,6 +355,7 @@ impl DpoSettings {
     fn ignores(&self, key: &str) -> Option<String> {
         match key {
             "loss" if !self.loss_weights.is_empty() => Some("loss_weights".into()),
+            "epochs" if self.max_steps > 0 => Some("max_steps".into()),
             "ref_model_mixup_alpha" | "ref_model_sync_steps" if !self.sync_ref_model => {
                 Some("sync_ref_model = false".into())
             }
@@ -369,6 +391,10 @@ impl DpoSettings {
         if self.sync_ref_model && self.reference_free {
             let why = "the reference's log-probs count as 0, so that it is not read";
             return Some(Conflict { key: "sync_ref_model", with: "reference_free".into(), why });
+        }
+        if self.takes(PairInput::Mismatched) && !self.drop_last {
+            let why = "an epoch's last batch may be of a single pair, which has no other prompts for the KL";
+            return Some(Conflict { key: "drop_last", with, why });
         }
         if self.takes(PairInput::Mismatched) && self.kto_desirable == 0.0 && self.kto_undesirable == 0.0 {
             let why = "no response would have a weight, so nothing would be learned";

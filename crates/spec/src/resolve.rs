@@ -231,7 +231,9 @@ impl Schema<'_> {
             let accepted = if log { "0 < low < high" } else { "low < high" };
             return Err(self.out_of_range(key, format!("from {low} to {high}"), accepted));
         }
-        if example.is_float() {
+        // whole epochs stay whole
+        let whole = name == "epochs" && ["low", "high"].iter().all(|end| axis.get(*end).is_some_and(Value::is_integer));
+        if example.is_float() && !whole {
             axis.insert("low".into(), Value::Float(low));
             axis.insert("high".into(), Value::Float(high));
         } else if DIVISORS.contains(&name) {

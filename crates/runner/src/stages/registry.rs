@@ -312,9 +312,10 @@ fn dpo(
     let dpo_with = |logp| Dpo::new(settings.clone(), inputs.train_reader.clone(), logp, &inputs.config);
     let mut method = dpo_with(on_train.clone()).with_reference(&inputs.reference);
     let validator = dpo_with(on_train).with_reference(&inputs.reference);
-    let steps = (settings.epochs * (rows.len() / settings.batch_size.min(rows.len()))) as u64;
+    let steps = settings.steps(rows.len());
     let mut learner = learner(policy, &settings.common, settings.learning_rate, steps, &inputs);
-    let mut sampler = EpochSampler::new(rows.len(), settings.batch_size, inputs.seed, Stream::DpoRows);
+    let sampler = EpochSampler::new(rows.len(), settings.batch_size, inputs.seed, Stream::DpoRows);
+    let mut sampler = sampler.dropping_last(settings.drop_last);
     let left_out = sampler.left_out();
     let batch = |step| -> Result<_> { Ok(PairBatch::new(&rows, sampler.at(step))) };
     let validate = |policy: &Policy, clocks: Clocks, recorder: &mut dyn Recorder| {
