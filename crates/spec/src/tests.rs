@@ -84,8 +84,9 @@ fn every_name_of_a_loss_is_accepted_and_settings_that_no_loss_reads_conflict() {
 /// Settings of DPO that cannot be combined name both and say why; those that can are accepted.
 #[test]
 fn options_of_losses_on_pairs_are_combined_or_refused() {
-    let error =
-        |keys: &str| parse(&format!("[arms.a]\nmethod = \"dpo\"\n{keys}\n")).err().map(|error| error.to_string());
+    let error = |keys: &str| {
+        parse(&format!("[arms.a]\nmethod = \"dpo\"\n{keys}\n")).err().map(|error| format!("{error}, {error:?}"))
+    };
     for keys in [
         "ld_alpha = 0.5\nuse_weighting = true\nnll_coef = 0.1",
         "ld_alpha = 0.0\nloss = \"ipo_averaged\"",
