@@ -31,6 +31,8 @@ pub struct Dpo {
     reference: ReferenceLogp,
     /// The reference itself, where it is read in the training: mismatched responses, a reference that follows the policy.
     reference_policy: Option<Policy>,
+    /// Whether it has been updated: then all its weights are in memory.
+    is_synced: bool,
     state: DpoState,
     flops: Flops,
     head_flops: Flops,
@@ -116,13 +118,14 @@ impl Method for Dpo {
     }
 
     fn state(&self) -> DpoState {
-        let follows = self.reference_policy.as_ref().filter(|_| self.settings.sync_ref_model);
+        let follows = self.reference_policy.as_ref().filter(|_| self.is_synced);
         DpoState { reference: follows.map(weights::flatten), ..self.state.clone() }
     }
 
     fn resume(&mut self, mut state: DpoState) {
         if let (Some(weights), Some(policy)) = (state.reference.take(), &mut self.reference_policy) {
-            *policy = weights::unflatten(policy.clone(), &weights);
+            *policy = weights::unflatten(policy.clone().merged(), &weights);
+            self.is_synced = true;
         }
         self.state = state;
     }
@@ -142,6 +145,7 @@ impl Dpo {
             reader,
             reference,
             reference_policy: None,
+            is_synced: false,
             state: DpoState::default(),
             flops: Flops::policy(config),
             head_flops: Flops::head(config),
@@ -199,6 +203,7 @@ impl Dpo {
             && learner.step().is_multiple_of(s.ref_model_sync_steps)
         {
             *reference = follow(reference, &learner.module().valid(), 1.0 - s.ref_model_mixup_alpha);
+            self.is_synced = true;
         }
     }
 

@@ -30,6 +30,6 @@ pub struct DpoState {
     pub(crate) rewards: BatchMean,
     /// β-DPO's M₀: the moving average of the batches' mean margins, reward.
     pub(crate) margin: f64,
-    /// Weights of the reference, where it follows the policy.
+    /// Weights of the reference, once it was updated.
     pub(crate) reference: Option<Vec<f32>>,
 }

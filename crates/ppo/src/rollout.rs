@@ -102,7 +102,9 @@ impl RolloutCollector {
     pub fn resume(&mut self, state: CollectorState) {
         let CollectorState { reference, beta, seen, iteration } = state;
         if let Some(reference) = reference {
-            self.reference = weights::unflatten(self.reference.clone(), &reference);
+            let policy = self.reference.clone(); // merged since the first iteration
+            let policy = if iteration == 0 { policy } else { policy.merged() };
+            self.reference = weights::unflatten(policy, &reference);
         }
         (self.beta, self.seen, self.iteration) = (beta, seen, iteration);
     }

@@ -234,7 +234,12 @@ impl<'a> Estimator<'a> {
         let training = self.times.seconds_in_batches(StepKind::Train, trained, 2.0 * dpo.batch_size as f64);
         let seconds = training + self.read(scored + evaluated);
         let models = 1.0 + f64::from(dpo.holds_reference()) * 0.3;
-        (flops, seconds, self.memory(models, 2.0 * dpo.batch_size as f64 / learner.accumulate as f64))
+        // the reference that follows a pretrained model on adapters has weights of its own
+        let copied = dpo.sync_ref_model && self.experiment.is_pretrained();
+        let parameters = self.sizes.config.num_params().unwrap_or(usize::MAX) as f64;
+        let copy = if copied { 4.0 * parameters } else { 0.0 };
+        let memory = self.memory(models, 2.0 * dpo.batch_size as f64 / learner.accumulate as f64);
+        (flops, seconds, memory + copy)
     }
 
     /// Iterations of rolling out, reading, scoring and updating.
