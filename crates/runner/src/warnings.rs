@@ -138,6 +138,21 @@ mod tests {
     }
 
     #[test]
+    fn a_reference_that_is_never_updated_is_named() {
+        let arm = |sync_steps: usize| {
+            of(&format!(
+                "[stages.pairs]\nrows = 128\n[arms.d]\nmethod = \"dpo\"\nepochs = 3\nsync_ref_model = true\nref_model_sync_steps = {sync_steps}\n"
+            ))
+        };
+        assert_eq!(arm(5), Vec::<String>::new());
+        let warnings = arm(6);
+        assert!(
+            warnings[0].starts_with("arm d: the reference is updated every 6 steps, and 6 are made"),
+            "{warnings:?}"
+        );
+    }
+
+    #[test]
     fn a_trained_reward_model_at_the_rate_of_a_new_one_is_named() {
         let of_rm = |settings: &str| {
             let rest = "[world]\nkind = \"reviews\"\n[arms.d]\nmethod = \"dpo\"\n";
