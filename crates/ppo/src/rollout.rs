@@ -120,6 +120,11 @@ impl RolloutCollector {
         &self.reference
     }
 
+    /// Takes the policy that is about to write as the reference.
+    pub fn set_reference(&mut self, policy: Policy) {
+        self.reference = policy;
+    }
+
     /// Samples one response per prompt, reads its log-probs under policy and reference, and scores it. `blocks` are the
     /// minibatches of the first epoch.
     ///

@@ -56,6 +56,8 @@ pub enum ReferenceMode {
     Frozen,
     /// An exponential moving average of the policy.
     Ema,
+    /// The policy that writes the rollout.
+    Last,
 }
 
 /// How values are normalized.
@@ -126,6 +128,7 @@ impl RolloutSettings {
             "kl_target" | "kl_horizon" if self.kl_control == KlControl::Fixed => Some("kl_control = \"fixed\""),
             "kl_horizon" if self.kl_control == KlControl::Target => Some("kl_control = \"target\""),
             "reference_decay" if self.reference == ReferenceMode::Frozen => Some("reference = \"frozen\""),
+            "reference_decay" if self.reference == ReferenceMode::Last => Some("reference = \"last\""),
             "eos_penalty" if self.truncated == TruncationHandling::Mask => Some("truncated = \"mask\""),
             _ => None,
         }
@@ -330,6 +333,16 @@ impl MethodSettings {
         if let Some(RolloutSettings { kl: KlPenalty::Loss, kl_estimator: KlEstimator::K1, .. }) = self.on_policy() {
             let why = "the gradient of k1 has mean 0, so it would penalize nothing";
             return Some(Conflict { key: "kl_estimator", with: "kl = \"loss\"".into(), why });
+        }
+        if let Some(RolloutSettings { reference: ReferenceMode::Last, kl_control, .. }) = self.on_policy() {
+            let method = format!("method = \"{}\"", self.name());
+            let why = "the KL of a rollout to the policy that wrote it is 0";
+            if !matches!(self, Self::OnlineDpo(_)) {
+                return Some(Conflict { key: "reference", with: method, why });
+            }
+            if *kl_control != KlControl::Fixed {
+                return Some(Conflict { key: "kl_control", with: "reference = \"last\"".into(), why });
+            }
         }
         match self {
             Self::Dpo(dpo) => dpo.conflict(),

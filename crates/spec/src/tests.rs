@@ -121,6 +121,11 @@ fn options_of_losses_on_pairs_are_combined_or_refused() {
         let error = error(keys).unwrap_or_else(|| panic!("{keys} is refused"));
         assert!(error.contains(key) && error.contains(reason), "{keys}: {error}");
     }
+    let rollouts = |keys: &str| parse(&format!("[arms.a]\nmethod = {keys}\nreference = \"last\"\n"));
+    assert!(rollouts("\"online_dpo\"").is_ok());
+    for keys in ["\"ppo\"", "\"online_dpo\"\nkl_control = \"target\"", "\"online_dpo\"\nreference_decay = 0.5"] {
+        assert!(matches!(rollouts(keys), Err(Error::Clash { .. })), "{keys}");
+    }
     let accumulated = |keys: &str| parse(&format!("learner.accumulate = 2\n[arms.a]\nmethod = \"dpo\"\n{keys}\n"));
     for (keys, key) in [
         ("dynamic_beta = 0.6", "arms.a.dynamic_beta"),
