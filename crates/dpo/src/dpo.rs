@@ -39,7 +39,7 @@ pub struct Dpo {
 }
 
 /// Log-probs of some pairs under the policy and their reference, and what else a loss reads of them.
-pub(crate) struct PairInputs {
+pub(crate) struct ReadPairs {
     /// As the loss reads them, `[N]`.
     pub policy: ChosenRejected,
     /// Of whole responses, `[N]`, where that is something else.
@@ -51,7 +51,7 @@ pub(crate) struct PairInputs {
     pub mismatched: Option<Vec<f32>>,
 }
 
-impl PairInputs {
+impl ReadPairs {
     /// Nothing but log-probs.
     pub fn new(policy: ChosenRejected, reference: ChosenRejected) -> Self {
         Self { policy, whole: None, reference, weights: None, mismatched: None }
@@ -90,7 +90,7 @@ impl Method for Dpo {
                 // 2. Log-ratios Δ = log π − log π_ref, and the loss of u = β(Δw − Δl): of DPO −log σ(u).
                 let PairReading { logp, whole, weights } = reading;
                 stats.read(&whole, weights.as_ref());
-                let inputs = PairInputs {
+                let inputs = ReadPairs {
                     policy: logp,
                     whole: (self.settings.ld_alpha != 1.0).then_some(whole),
                     reference,
@@ -217,13 +217,13 @@ impl Dpo {
 
     /// The loss of pairs from their log-probs `[N]` under policy and reference: `preference_loss` in `objectives`, its
     /// equations in `objectives/src/pair_losses.rs`.
-    fn pair_loss(&self, reader: &ResponseReader, inputs: PairInputs, pairs: &PairBatch) -> PreferenceOutcome {
+    fn pair_loss(&self, reader: &ResponseReader, inputs: ReadPairs, pairs: &PairBatch) -> PreferenceOutcome {
         let s = &self.settings;
         let column = |x: Vec<f32>| {
             let rows = x.len();
             Tensor::<1>::from_data(TensorData::new(x, [rows]), reader.device()) // [N]
         };
-        let PairInputs { policy, whole, reference, weights, mismatched } = inputs;
+        let ReadPairs { policy, whole, reference, weights, mismatched } = inputs;
         let lengths = halves(logprobs::mask(reader, &pairs.both).lengths());
         let tied = pairs.ties.contains(&true).then(|| column(pairs.ties.iter().map(|&tie| f32::from(tie)).collect()));
         let mismatched = mismatched.map(column);
@@ -265,7 +265,7 @@ impl Dpo {
     ) -> FirstStep<'_, impl Fn(&ResponseReader, ChosenRejected, ChosenRejected, &PairBatch) -> PreferenceOutcome + '_>
     {
         let outcome = |reader: &ResponseReader, policy, reference, pairs: &PairBatch| {
-            self.pair_loss(reader, PairInputs::new(policy, reference), pairs)
+            self.pair_loss(reader, ReadPairs::new(policy, reference), pairs)
         };
         FirstStep { settings: &self.settings, losses: &self.losses, reader: &self.reader, outcome }
     }
@@ -286,7 +286,7 @@ impl Dpo {
         let takes_mismatched = self.settings.takes(PairInput::Mismatched);
         let mismatched = takes_mismatched.then(|| self.mismatched_log_ratios(reader, policy, &pairs)).flatten();
         let reference = reference.for_loss(&self.settings, &all, reader);
-        let inputs = PairInputs { mismatched, ..PairInputs::new(current, reference) };
+        let inputs = ReadPairs { mismatched, ..ReadPairs::new(current, reference) };
         let outcome = self.pair_loss(reader, inputs, &pairs);
         let margins = host(outcome.margins());
         Validation { loss: f64::from(host(outcome.loss)[0]), accuracy: accuracy(&margins) }
@@ -490,7 +490,7 @@ mod tests {
         let outcome = |margin, nll_coef| {
             let policy = ChosenRejected { chosen: column([-3.0, -6.0]), rejected: column([-4.0, -4.0]) };
             let reference = policy.clone().map(|_| column([-4.0, -4.0]));
-            method(margin, nll_coef).pair_loss(&reader, PairInputs::new(policy, reference), &pairs)
+            method(margin, nll_coef).pair_loss(&reader, ReadPairs::new(policy, reference), &pairs)
         };
         // β = 0.7: u is 0.7 and −1.4
         let logistic = |u: f64| (1.0 + (-u).exp()).ln();
