@@ -414,16 +414,24 @@ mod tests {
     }
 
     fn dpo(loss: PairLoss, reference: &Policy) -> Dpo {
-        let settings = Settings { loss, beta: 0.7, label_smoothing: 0.0, ..Settings::defaults() };
+        dpo_with(Settings { loss, beta: 0.7, label_smoothing: 0.0, ..Settings::defaults() }, reference)
+    }
+
+    fn dpo_with(settings: Settings, reference: &Policy) -> Dpo {
         let cache = ReferenceLogp::compute(&reader(&Device::flex()), reference, &rows());
         Dpo::new(settings, reader(&Device::flex().autodiff()), cache, &config()).with_reference(reference)
     }
 
-    /// DPO costs training on both responses; for KTO, policy and reference read mismatched responses too.
+    /// DPO costs training on both responses; for KTO, policy and reference read mismatched responses too, and a reference that
+    /// follows reads both. WPO's weights cost the head once more.
     #[test]
     fn a_step_costs_what_its_models_count() -> Result<()> {
-        for loss in [PairLoss::Sigmoid, PairLoss::Ipo, PairLoss::Kto] {
-            let mut method = dpo(loss, &policy(1).no_grad());
+        let plain = |loss| (loss, false, false);
+        let losses = [PairLoss::Sigmoid, PairLoss::Ipo, PairLoss::Kto].map(plain);
+        let options = [(PairLoss::Sigmoid, true, false), (PairLoss::Sigmoid, false, true), (PairLoss::Ipo, true, true)];
+        for (loss, use_weighting, sync_ref_model) in losses.into_iter().chain(options) {
+            let settings = Settings { loss, use_weighting, sync_ref_model, beta: 0.7, ..Settings::defaults() };
+            let mut method = dpo_with(settings, &policy(1).no_grad());
             let settings = LearnerSettings { warmup: 0.0, ..LearnerSettings::defaults() };
             let mut learner = Learner::new(policy(1).train(), &settings, 1e-2, 10);
             let batch = PairBatch::new(&rows(), &(0..PAIRS).collect::<Vec<_>>());
@@ -441,7 +449,7 @@ mod tests {
             );
             // KTO's policy and reference read every response again
             let tokens = (2 * PAIRS * (P + T)) as u64;
-            let scored = tokens * if loss == PairLoss::Kto { 2 } else { 0 };
+            let scored = tokens * if loss == PairLoss::Kto { 2 } else { u64::from(sync_ref_model) };
             assert_eq!((metrics.cost.trained_tokens, metrics.cost.scored_tokens), (tokens, scored), "{loss:?}");
             let prompts: Vec<u64> = rows().iter().map(|row| prompt_hash(&row.prompt)).collect();
             assert_eq!(Dpo::prompts(&batch), [prompts.as_slice(), &prompts].concat());
