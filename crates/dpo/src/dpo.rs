@@ -2,36 +2,66 @@
 //! Deviations: none of DPO; those of the relatives are in METHODS.md.
 
 use crate::first_step::FirstStep;
-use crate::loss::preference_loss_of;
-use crate::reference::{ReferenceLogp, pair_logp};
+use crate::loss::preference_losses_of;
+use crate::read::{PairReading, all_pair_logp};
+use crate::reference::ReferenceLogp;
+use crate::state::DpoState;
+use burn::module::Module;
 use burn::tensor::{Tensor, TensorData};
 use duel_data::pairs::PreferenceRow;
-use duel_model::{Flops, Policy, ResponseReader, Responses, TransformerConfig, weights::host};
+use duel_model::{Flops, Policy, ResponseReader, Responses, TransformerConfig, weights, weights::host};
 use duel_objectives::{
-    ChosenRejected, PairLogp, PreferenceLoss, PreferenceOutcome, chosen_sequence_nll, preference_loss,
+    ChosenRejected, PairLogp, PreferenceLoss, PreferenceOutcome, chosen_sequence_nll, dynamic_beta,
+    mixed_preference_loss,
 };
 use duel_spec::{DpoSettings as Settings, PairInput, metrics};
 use duel_training::{
-    IterationCost, Learner, Method, Metrics, PairBatch, Result, logprobs, pairs::accuracy, pairs::halves, probes,
+    IterationCost, Learner, Method, Metrics, PairBatch, Result, follow, logprobs, pairs::accuracy, pairs::halves,
+    probes,
 };
 
 /// The method.
 #[derive(Debug)]
 pub struct Dpo {
     settings: Settings,
-    loss: PreferenceLoss,
+    /// The losses and their weights.
+    losses: Vec<(PreferenceLoss, f64)>,
     /// On the autodiff device.
     reader: ResponseReader,
     reference: ReferenceLogp,
-    /// The reference itself, where the loss reads mismatched responses: KTO's does.
+    /// The reference itself, where it is read in the training: mismatched responses, a reference that follows the policy.
     reference_policy: Option<Policy>,
+    /// Whether it has been updated: then all its weights are in memory.
+    is_synced: bool,
+    state: DpoState,
     flops: Flops,
+    head_flops: Flops,
+}
+
+/// Log-probs of some pairs under the policy and their reference, and what else a loss reads of them.
+pub(crate) struct ReadPairs {
+    /// As the loss reads them, `[N]`.
+    pub policy: ChosenRejected,
+    /// Of whole responses, `[N]`, where that is something else.
+    pub whole: Option<ChosenRejected>,
+    pub reference: ChosenRejected,
+    /// Factors of the pairs' losses, `[N]`.
+    pub weights: Option<Tensor<1>>,
+    /// Log-ratios of responses to other prompts.
+    pub mismatched: Option<Vec<f32>>,
+}
+
+impl ReadPairs {
+    /// Nothing but log-probs.
+    pub fn new(policy: ChosenRejected, reference: ChosenRejected) -> Self {
+        Self { policy, whole: None, reference, weights: None, mismatched: None }
+    }
 }
 
 impl Method for Dpo {
     type Module = Policy;
     type Batch = PairBatch;
-    type State = ();
+    type State = DpoState;
 
     fn prompts(pairs: &PairBatch) -> Vec<u64> {
         pairs.both.prompt_hashes()
@@ -49,38 +79,56 @@ impl Method for Dpo {
             |rows| rows.len() as f64,
             |module, rows| {
                 let part = pairs.select(rows);
-                // 1. Forward both responses; the reference's log-probs were computed once, before training.
-                let policy = pair_logp(&self.reader, module, &part);
-                let reference = self.reference.for_loss(&self.settings, &part.rows, &self.reader);
-                let mismatched = self.reference_policy.as_ref().and_then(|_| {
+                // 1. Forward both responses; the log-probs of a fixed reference were computed once, before training.
+                let reading = PairReading::new(&self.settings, &self.reader, module, &part);
+                let reference = self.reference_logp(&part);
+                let mismatched = self.settings.takes(PairInput::Mismatched).then(|| {
                     let (reader, module) = probes::without_graph(&self.reader, module);
                     self.mismatched_log_ratios(&reader, &module, &part)
                 });
 
                 // 2. Log-ratios Δ = log π − log π_ref, and the loss of u = β(Δw − Δl): of DPO −log σ(u).
-                let outcome = self.pair_loss(&self.reader, policy.clone(), reference, &part, mismatched);
-                stats.add(&policy, &outcome);
+                let PairReading { logp, whole, weights } = reading;
+                stats.read(&whole, weights.as_ref());
+                let inputs = ReadPairs {
+                    policy: logp,
+                    whole: (self.settings.ld_alpha != 1.0).then_some(whole),
+                    reference,
+                    weights,
+                    mismatched: mismatched.flatten(),
+                };
+                let outcome = self.pair_loss(&self.reader, inputs, &part);
+                stats.add(&outcome);
                 outcome.loss
             },
         )?; // 3. Gradient and update.
         if first {
             let logp = stats.logp.concat();
-            metrics.check(|| self.start().check_loss(update.loss, pairs, &logp, &stats.margins))?;
+            metrics.check(|| self.start().check_loss(update.loss, pairs, &logp, &stats.margins, &stats.weights))?;
         }
-        let tokens = pairs.both.token_count();
-        let reread = if self.reference_policy.is_some() { 2 * tokens } else { 0 }; // both policies, every response once more
-        let flops = self.flops.train(tokens) + self.flops.forward(reread);
-        metrics.record_update(
-            update,
-            IterationCost { trained_tokens: tokens, scored_tokens: reread, flops, ..IterationCost::default() },
-        );
+        metrics.record_update(update, self.cost(pairs, first));
         stats.record(&mut metrics);
+        if self.settings.dynamic_beta != 0.0 {
+            metrics.put(metrics::DPO_BETA, self.beta_at(mean(&stats.margins)));
+        }
+        // 4. What the next batch depends on: means of rewards and margins, and a reference that follows the policy.
+        self.remember(&stats);
+        self.sync_reference(learner);
         Ok(metrics)
     }
 
-    fn state(&self) {}
+    fn state(&self) -> DpoState {
+        let follows = self.reference_policy.as_ref().filter(|_| self.is_synced);
+        DpoState { reference: follows.map(weights::flatten), ..self.state.clone() }
+    }
 
-    fn resume(&mut self, (): ()) {}
+    fn resume(&mut self, mut state: DpoState) {
+        if let (Some(weights), Some(policy)) = (state.reference.take(), &mut self.reference_policy) {
+            *policy = weights::unflatten(policy.clone().merged(), &weights);
+            self.is_synced = true;
+        }
+        self.state = state;
+    }
 }
 
 impl Dpo {
@@ -91,42 +139,113 @@ impl Dpo {
         reference: ReferenceLogp,
         config: &TransformerConfig,
     ) -> Self {
-        let loss = preference_loss_of(&settings);
-        Self { settings, loss, reader, reference, reference_policy: None, flops: Flops::policy(config) }
+        Self {
+            losses: preference_losses_of(&settings),
+            settings,
+            reader,
+            reference,
+            reference_policy: None,
+            is_synced: false,
+            state: DpoState::default(),
+            flops: Flops::policy(config),
+            head_flops: Flops::head(config),
+        }
     }
 
-    /// With the reference itself, without gradient, where the loss reads mismatched responses.
+    /// With the reference itself, without gradient, where it is read in the training.
     pub fn with_reference(self, reference: &Policy) -> Self {
-        let reference_policy = self.settings.loss.takes(PairInput::Mismatched).then(|| reference.clone());
+        let reference_policy = self.settings.holds_reference().then(|| reference.clone());
         Self { reference_policy, ..self }
+    }
+
+    /// The reference's log-probs of a part of a batch, `[N]`: those of before the training, or those of a reference that follows.
+    fn reference_logp(&self, part: &PairBatch) -> ChosenRejected {
+        match &self.reference_policy {
+            Some(policy) if self.settings.sync_ref_model => {
+                let logp = all_pair_logp(&self.reader.valid(), policy, part, self.settings.ld_alpha);
+                halves(Tensor::from_data(logp.as_slice(), self.reader.device())) // [N] each
+            }
+            _ => self.reference.for_loss(&self.settings, &part.rows, &self.reader),
+        }
+    }
+
+    /// What a batch costs.
+    fn cost(&self, pairs: &PairBatch, first: bool) -> IterationCost {
+        let (s, tokens) = (&self.settings, pairs.both.token_count());
+        // mismatched responses: both policies, every response once more; a reference that follows: every response
+        let mismatched = if s.takes(PairInput::Mismatched) { 2 * tokens } else { 0 };
+        let followed = if s.sync_ref_model { tokens } else { 0 };
+        // log-probs that weigh tokens are of a pass of this training's own
+        let own_pass = if first && s.ld_alpha != 1.0 { self.reference.tokens } else { 0 };
+        let reread = mismatched + followed + own_pass;
+        let logits = if s.use_weighting { tokens } else { 0 };
+        let flops = self.flops.train(tokens) + self.flops.forward(reread) + self.head_flops.forward(logits);
+        IterationCost { trained_tokens: tokens, scored_tokens: reread, flops, ..IterationCost::default() }
+    }
+
+    /// Adds a batch to what is remembered.
+    fn remember(&mut self, stats: &BatchStats) {
+        let s = &self.settings;
+        if s.takes(PairInput::RewardShift) {
+            self.state.rewards.add(mean(&stats.rewards.concat()));
+        }
+        if s.dynamic_beta != 0.0 {
+            let momentum = s.dynamic_beta_momentum;
+            self.state.margin = momentum * self.state.margin + (1.0 - momentum) * mean(&stats.margins);
+        }
+    }
+
+    /// Updates a reference that follows the policy, every `ref_model_sync_steps` steps. Gorbatovski et al. 2024.
+    fn sync_reference(&mut self, learner: &Learner<Policy>) {
+        let s = &self.settings;
+        if let Some(reference) = &mut self.reference_policy
+            && s.sync_ref_model
+            && learner.step().is_multiple_of(s.ref_model_sync_steps)
+        {
+            *reference = follow(reference, &learner.module().valid(), 1.0 - s.ref_model_mixup_alpha);
+            self.is_synced = true;
+        }
+    }
+
+    /// β of a batch with this mean margin.
+    fn beta_at(&self, margin: f64) -> f64 {
+        match self.settings.dynamic_beta {
+            0.0 => self.settings.beta,
+            alpha => dynamic_beta(self.settings.beta, alpha, margin, self.state.margin),
+        }
     }
 
     /// The loss of pairs from their log-probs `[N]` under policy and reference: `preference_loss` in `objectives`, its
     /// equations in `objectives/src/pair_losses.rs`.
-    fn pair_loss(
-        &self,
-        reader: &ResponseReader,
-        policy: ChosenRejected,
-        reference: ChosenRejected,
-        pairs: &PairBatch,
-        mismatched: Option<Vec<f32>>,
-    ) -> PreferenceOutcome {
+    fn pair_loss(&self, reader: &ResponseReader, inputs: ReadPairs, pairs: &PairBatch) -> PreferenceOutcome {
         let s = &self.settings;
         let column = |x: Vec<f32>| {
             let rows = x.len();
             Tensor::<1>::from_data(TensorData::new(x, [rows]), reader.device()) // [N]
         };
+        let ReadPairs { policy, whole, reference, weights, mismatched } = inputs;
         let lengths = halves(logprobs::mask(reader, &pairs.both).lengths());
         let tied = pairs.ties.contains(&true).then(|| column(pairs.ties.iter().map(|&tie| f32::from(tie)).collect()));
         let mismatched = mismatched.map(column);
-        let mut logp = PairLogp { policy, reference, lengths, mismatched, tied, margin: None };
+        let whole = whole.map(|whole| PairLogp::new(whole, reference.clone(), lengths.clone()));
+        let mut logp = PairLogp { mismatched, tied, weights, ..PairLogp::new(policy, reference, lengths) };
+        if s.takes(PairInput::RewardShift) {
+            logp.reward_shift = Some(self.state.rewards.with(logp.mean_reward(s.beta)));
+        }
+        let beta = match s.dynamic_beta {
+            0.0 => s.beta,
+            _ => self.beta_at(f64::from(host(logp.log_ratios().difference().mean().detach())[0]) * s.beta),
+        };
         if s.margin != 0.0 {
             let margin = column(pairs.strengths.iter().map(|strength| (s.margin * strength) as f32).collect());
-            logp = logp.with_margin(margin, s.beta);
+            logp = logp.with_margin(margin, beta);
         }
-        let mut outcome = preference_loss(&self.loss, &logp, s.beta);
+        let mut outcome = mixed_preference_loss(&self.losses, &logp, beta);
+        if beta != s.beta {
+            outcome.rewards = outcome.rewards.map(|reward| reward * (s.beta / beta));
+        }
         if s.nll_coef != 0.0 {
-            outcome.loss = outcome.loss + chosen_sequence_nll(&logp) * s.nll_coef;
+            outcome.loss = outcome.loss + chosen_sequence_nll(whole.as_ref().unwrap_or(&logp)) * s.nll_coef;
         }
         outcome
     }
@@ -146,12 +265,13 @@ impl Dpo {
     ) -> FirstStep<'_, impl Fn(&ResponseReader, ChosenRejected, ChosenRejected, &PairBatch) -> PreferenceOutcome + '_>
     {
         let outcome = |reader: &ResponseReader, policy, reference, pairs: &PairBatch| {
-            self.pair_loss(reader, policy, reference, pairs, None)
+            self.pair_loss(reader, ReadPairs::new(policy, reference), pairs)
         };
-        FirstStep { settings: &self.settings, loss: self.loss, reader: &self.reader, outcome }
+        FirstStep { settings: &self.settings, losses: &self.losses, reader: &self.reader, outcome }
     }
 
-    /// Loss and accuracy of a policy without gradient on rows with their own reference log-probs.
+    /// Loss and accuracy of a policy without gradient on rows with their own reference log-probs. Pairs count alike, and the
+    /// reference is the one that the training started from.
     pub fn validate(
         &self,
         reader: &ResponseReader,
@@ -161,11 +281,13 @@ impl Dpo {
     ) -> Validation {
         let all: Vec<usize> = (0..rows.len()).collect();
         let pairs = PairBatch::new(rows, &all);
-        let logp = logprobs::sequence_logp(reader, policy, &pairs.both);
+        let logp = all_pair_logp(reader, policy, &pairs, self.settings.ld_alpha);
         let current = halves(Tensor::from_data(logp.as_slice(), reader.device()));
-        let mismatched = self.mismatched_log_ratios(reader, policy, &pairs);
+        let takes_mismatched = self.settings.takes(PairInput::Mismatched);
+        let mismatched = takes_mismatched.then(|| self.mismatched_log_ratios(reader, policy, &pairs)).flatten();
         let reference = reference.for_loss(&self.settings, &all, reader);
-        let outcome = self.pair_loss(reader, current, reference, &pairs, mismatched);
+        let inputs = ReadPairs { mismatched, ..ReadPairs::new(current, reference) };
+        let outcome = self.pair_loss(reader, inputs, &pairs);
         let margins = host(outcome.margins());
         Validation { loss: f64::from(host(outcome.loss)[0]), accuracy: accuracy(&margins) }
     }
@@ -197,21 +319,28 @@ struct BatchStats {
     margins: Vec<f32>,
     rewards: [Vec<f32>; 2],
     logp: [Vec<f32>; 2],
+    /// WPO's, empty without them.
+    weights: Vec<f32>,
 }
 
 impl BatchStats {
-    fn add(&mut self, policy: &ChosenRejected, outcome: &PreferenceOutcome) {
+    /// Log-probs of whole responses, and the weights of pairs.
+    fn read(&mut self, whole: &ChosenRejected, weights: Option<&Tensor<1>>) {
+        let values = |x: &Tensor<1>| host(x.clone().inner());
+        self.logp[0].extend(values(&whole.chosen));
+        self.logp[1].extend(values(&whole.rejected));
+        self.weights.extend(weights.map(values).unwrap_or_default());
+    }
+
+    fn add(&mut self, outcome: &PreferenceOutcome) {
         let values = |x: &Tensor<1>| host(x.clone().inner());
         self.margins.extend(values(&outcome.margins()));
-        let both = [(&policy.chosen, &outcome.rewards.chosen), (&policy.rejected, &outcome.rewards.rejected)];
-        for (side, (logp, reward)) in both.into_iter().enumerate() {
-            self.logp[side].extend(values(logp));
-            self.rewards[side].extend(values(reward));
-        }
+        self.rewards[0].extend(values(&outcome.rewards.chosen));
+        self.rewards[1].extend(values(&outcome.rewards.rejected));
     }
 
     fn record(&self, metrics: &mut Metrics) {
-        let Self { margins, rewards, logp } = self;
+        let Self { margins, rewards, logp, .. } = self;
         let centre = mean(margins);
         let squares: Vec<f32> = margins.iter().map(|m| (m - centre as f32).powi(2)).collect();
         let saturated: Vec<f32> = margins.iter().map(|m| f32::from(1.0 / (1.0 + m.exp()) < 0.01)).collect();
@@ -233,7 +362,6 @@ fn mean(values: &[f32]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::module::Module;
     use burn::tensor::Device;
     use duel_model::{CountedFlops, count_flops};
     use duel_spec::ids::prompt_hash;
@@ -286,16 +414,24 @@ mod tests {
     }
 
     fn dpo(loss: PairLoss, reference: &Policy) -> Dpo {
-        let settings = Settings { loss, beta: 0.7, label_smoothing: 0.0, ..Settings::defaults() };
+        dpo_with(Settings { loss, beta: 0.7, label_smoothing: 0.0, ..Settings::defaults() }, reference)
+    }
+
+    fn dpo_with(settings: Settings, reference: &Policy) -> Dpo {
         let cache = ReferenceLogp::compute(&reader(&Device::flex()), reference, &rows());
         Dpo::new(settings, reader(&Device::flex().autodiff()), cache, &config()).with_reference(reference)
     }
 
-    /// DPO costs training on both responses; for KTO, policy and reference read mismatched responses too.
+    /// DPO costs training on both responses; for KTO, policy and reference read mismatched responses too, and a reference that
+    /// follows reads both. WPO's weights cost the head once more.
     #[test]
     fn a_step_costs_what_its_models_count() -> Result<()> {
-        for loss in [PairLoss::Sigmoid, PairLoss::Ipo, PairLoss::Kto] {
-            let mut method = dpo(loss, &policy(1).no_grad());
+        let plain = |loss| (loss, false, false);
+        let losses = [PairLoss::Sigmoid, PairLoss::Ipo, PairLoss::Kto].map(plain);
+        let options = [(PairLoss::Sigmoid, true, false), (PairLoss::Sigmoid, false, true), (PairLoss::Ipo, true, true)];
+        for (loss, use_weighting, sync_ref_model) in losses.into_iter().chain(options) {
+            let settings = Settings { loss, use_weighting, sync_ref_model, beta: 0.7, ..Settings::defaults() };
+            let mut method = dpo_with(settings, &policy(1).no_grad());
             let settings = LearnerSettings { warmup: 0.0, ..LearnerSettings::defaults() };
             let mut learner = Learner::new(policy(1).train(), &settings, 1e-2, 10);
             let batch = PairBatch::new(&rows(), &(0..PAIRS).collect::<Vec<_>>());
@@ -313,7 +449,7 @@ mod tests {
             );
             // KTO's policy and reference read every response again
             let tokens = (2 * PAIRS * (P + T)) as u64;
-            let scored = tokens * if loss == PairLoss::Kto { 2 } else { 0 };
+            let scored = tokens * if loss == PairLoss::Kto { 2 } else { u64::from(sync_ref_model) };
             assert_eq!((metrics.cost.trained_tokens, metrics.cost.scored_tokens), (tokens, scored), "{loss:?}");
             let prompts: Vec<u64> = rows().iter().map(|row| prompt_hash(&row.prompt)).collect();
             assert_eq!(Dpo::prompts(&batch), [prompts.as_slice(), &prompts].concat());
@@ -362,7 +498,7 @@ mod tests {
         let outcome = |margin, nll_coef| {
             let policy = ChosenRejected { chosen: column([-3.0, -6.0]), rejected: column([-4.0, -4.0]) };
             let reference = policy.clone().map(|_| column([-4.0, -4.0]));
-            method(margin, nll_coef).pair_loss(&reader, policy, reference, &pairs, None)
+            method(margin, nll_coef).pair_loss(&reader, ReadPairs::new(policy, reference), &pairs)
         };
         // β = 0.7: u is 0.7 and −1.4
         let logistic = |u: f64| (1.0 + (-u).exp()).ln();
@@ -420,6 +556,7 @@ mod tests {
             margins: vec![-1.0, 0.0, 4.0, 4.6],
             rewards: [vec![1.0, 3.0], vec![-2.0, 0.0]],
             logp: [vec![-7.0, -8.0], vec![-9.0, -12.0]],
+            weights: vec![],
         };
         let mut metrics = Metrics::default();
         stats.record(&mut metrics);

@@ -1,10 +1,11 @@
 //! Checks of a training at step 0, where the policy is its reference.
 
 use crate::invariants;
-use crate::reference::{ReferenceLogp, pair_logp};
+use crate::read::pair_logp;
+use crate::reference::ReferenceLogp;
 use burn::tensor::Tensor;
 use duel_model::{Policy, ResponseReader, weights::host};
-use duel_objectives::{ChosenRejected, PreferenceLoss, PreferenceOutcome};
+use duel_objectives::{ChosenRejected, LossProperties, PreferenceLoss, PreferenceOutcome};
 use duel_spec::DpoSettings as Settings;
 use duel_training::invariants::{self as training_invariants, largest};
 use duel_training::probes;
@@ -13,7 +14,8 @@ use duel_training::{Learner, PairBatch, Result, norm, pairs::accuracy, pairs::ha
 /// A training at its first step.
 pub struct FirstStep<'a, L> {
     pub settings: &'a Settings,
-    pub loss: PreferenceLoss,
+    /// The losses and their weights.
+    pub losses: &'a [(PreferenceLoss, f64)],
     /// On the autodiff device.
     pub reader: &'a ResponseReader,
     /// The outcome of pairs from their log-probs under policy and reference.
@@ -27,7 +29,8 @@ impl<L: Fn(&ResponseReader, ChosenRejected, ChosenRejected, &PairBatch) -> Prefe
         training_invariants::eos_counts_and_pad_does_not(0, self.reader, &pairs.both)?;
         probes::reads_are_sound(0, self.reader, learner.module(), &pairs.both)?;
         let (reader, module) = probes::without_graph(self.reader, learner.module());
-        let policy = pair_logp(&reader, &module, pairs);
+        let ld_alpha = self.settings.ld_alpha;
+        let policy = pair_logp(&reader, &module, pairs, ld_alpha);
         let both = |x: &ChosenRejected| [host(x.chosen.clone()), host(x.rejected.clone())].concat();
         let live = both(&policy);
         let reference = both(&cached.batch(&pairs.rows, &reader));
@@ -36,27 +39,27 @@ impl<L: Fn(&ResponseReader, ChosenRejected, ChosenRejected, &PairBatch) -> Prefe
         // against no reference, so that there is a margin
         let zero = || policy.clone().map(|x| x.zeros_like());
         let margins = host((self.outcome)(&reader, policy.clone(), zero(), pairs).margins());
-        let swapped = pair_logp(&reader, &module, &pairs.swapped());
+        let swapped = pair_logp(&reader, &module, &pairs.swapped(), ld_alpha);
         let swapped = host((self.outcome)(&reader, swapped, zero(), &pairs.swapped()).margins());
         invariants::a_swap_flips_the_margin(0, &margins, &swapped, self.scale(&live, pairs))?;
 
-        let properties = self.loss.properties(self.settings.beta);
+        let all = |holds: fn(LossProperties) -> bool| self.properties().all(|(properties, _)| holds(properties));
         let step = probe_step(self.settings.beta, largest(live.iter().map(|x| x.abs())));
-        if let Some(step) = step.filter(|_| properties.falls_towards_the_chosen) {
+        if let Some(step) = step.filter(|_| all(|properties| properties.falls_towards_the_chosen)) {
             let [towards, away] = [step, -step].map(|step| self.loss_apart(&reader, &policy, step, pairs));
             invariants::the_chosen_is_preferred(0, towards, away)?;
         }
         let count = pairs.len().min(probes::probe_rows(reader.space()));
-        if properties.ignores_ties && self.settings.nll_coef == 0.0 {
+        if all(|properties| properties.ignores_ties) && self.settings.nll_coef == 0.0 {
             self.check_equal_pairs(&pairs.select(&(0..count).collect::<Vec<_>>()).tied(), learner)?;
         }
-        if self.loss.couples_pairs() {
+        if self.settings.couples_pairs() {
             return Ok(());
         }
         probes::parts_make_the_same_gradient(learner, count, |module, rows| {
             let part = pairs.select(rows);
             let reference = cached.for_loss(self.settings, &part.rows, self.reader);
-            let policy = pair_logp(self.reader, module, &part);
+            let policy = pair_logp(self.reader, module, &part, ld_alpha);
             ((self.outcome)(self.reader, policy, reference, &part).loss, part.len() as f64)
         })
     }
@@ -65,7 +68,7 @@ impl<L: Fn(&ResponseReader, ChosenRejected, ChosenRejected, &PairBatch) -> Prefe
     fn check_equal_pairs(&self, equal: &PairBatch, learner: &Learner<Policy>) -> Result<()> {
         // the policy is its own reference to the last bit, so that only the loss itself is tested
         let gradient = |side: fn(ChosenRejected) -> ChosenRejected| {
-            let policy = pair_logp(self.reader, learner.module(), equal);
+            let policy = pair_logp(self.reader, learner.module(), equal, self.settings.ld_alpha);
             let reference = policy.clone().map(Tensor::detach);
             norm(&learner.gradient((self.outcome)(self.reader, side(policy), reference, equal).loss))
         };
@@ -73,23 +76,45 @@ impl<L: Fn(&ResponseReader, ChosenRejected, ChosenRejected, &PairBatch) -> Prefe
         invariants::equal_pairs_have_no_gradient(0, gradient(|x| x), one_side)
     }
 
-    /// The loss, the margins and the accuracy of the first batch, where they are known; `logp` `[2N]`, `margins` `[N]`.
-    pub fn check_loss(&self, loss: f64, pairs: &PairBatch, logp: &[f32], margins: &[f32]) -> Result<()> {
-        let Some(expected) = self.first_loss(pairs) else { return Ok(()) };
+    /// The loss, the margins and the accuracy of the first batch, where they are known; `logp` `[2N]` of whole responses,
+    /// `margins` `[N]`, `weights` `[N]` or empty.
+    pub fn check_loss(
+        &self,
+        loss: f64,
+        pairs: &PairBatch,
+        logp: &[f32],
+        margins: &[f32],
+        weights: &[f32],
+    ) -> Result<()> {
+        let Some(unweighted) = self.first_loss(pairs, &[]) else { return Ok(()) };
+        let Some(expected) = self.first_loss(pairs, weights) else { return Ok(()) };
         let scale = self.scale(logp, pairs);
-        let rounded = self.rounding(logp, scale, pairs, expected);
+        let rounded = self.rounding(logp, scale, pairs, unweighted) * largest(weights.iter().copied()).max(1.0);
         // a square is rounded relative to itself; logarithms and sigmoids as ln 2 is
-        let is_square = self.loss.properties(self.settings.beta).is_square;
-        let unit = if is_square { expected } else { expected.abs().max(1.0) };
+        let unit = |(properties, weight): (LossProperties, f64)| match properties.at_reference {
+            Some(loss) if properties.is_square => weight * loss,
+            loss => weight * loss.unwrap_or_default().abs().max(1.0),
+        };
+        let unit = self.properties().map(unit).sum::<f64>() * largest(weights.iter().copied()).max(1.0);
         invariants::starts_at_the_reference(loss, expected, [unit, rounded], margins, scale, accuracy(margins))
     }
 
-    /// The loss of a batch while the policy is its reference, where that is known.
-    fn first_loss(&self, pairs: &PairBatch) -> Option<f64> {
-        let properties = self.loss.properties(self.settings.beta);
-        let twice = |tie: bool| f64::from(tie && properties.doubles_on_ties);
-        let ties = pairs.ties.iter().map(|&tie| twice(tie)).sum::<f64>() / pairs.len() as f64;
-        let known = properties.at_reference.map(|loss| loss * (1.0 + ties));
+    /// Each loss's properties, and its weight.
+    fn properties(&self) -> impl Iterator<Item = (LossProperties, f64)> {
+        self.losses.iter().map(|(loss, weight)| (loss.properties(self.settings.beta), *weight))
+    }
+
+    /// The loss of a batch while the policy is its reference, where that is known; `weights` `[N]` of the pairs, or none.
+    fn first_loss(&self, pairs: &PairBatch, weights: &[f32]) -> Option<f64> {
+        let weight = |pair: usize| weights.get(pair).map_or(1.0, |&weight| f64::from(weight));
+        let mean_weight = |properties: LossProperties| {
+            let times = |pair: usize| if properties.doubles_on_ties && pairs.ties[pair] { 2.0 } else { 1.0 };
+            (0..pairs.len()).map(|pair| weight(pair) * times(pair)).sum::<f64>() / pairs.len() as f64
+        };
+        let loss_of = |(properties, weight): (LossProperties, f64)| {
+            Some(weight * properties.at_reference? * mean_weight(properties))
+        };
+        let known: Option<f64> = self.properties().map(loss_of).sum();
         let Settings { reference_free, nll_coef, margin, .. } = *self.settings;
         known.filter(|_| !reference_free && nll_coef == 0.0 && margin == 0.0)
     }
@@ -134,11 +159,11 @@ fn probe_step(beta: f64, longest: f64) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::loss::preference_loss_of;
+    use crate::loss::preference_losses_of;
     use burn::tensor::Device;
     use duel_data::pairs::PreferenceRow;
     use duel_model::TransformerConfig;
-    use duel_objectives::{PairLogp, preference_loss};
+    use duel_objectives::{PairLogp, mixed_preference_loss};
     use duel_spec::{LearnerSettings, PairLoss, Split, seeds};
     use duel_testing_tensors::trajectory;
     use duel_training::{Error, logprobs};
@@ -177,13 +202,13 @@ mod tests {
             &FirstStep<'_, &dyn Fn(&ResponseReader, ChosenRejected, ChosenRejected, &PairBatch) -> PreferenceOutcome>,
         ) -> R,
     ) -> R {
-        let loss = preference_loss_of(settings);
+        let losses = preference_losses_of(settings);
         let outcome = |reader: &ResponseReader, policy, reference, pairs: &PairBatch| {
             let lengths = halves(logprobs::mask(reader, &pairs.both).lengths());
-            let logp = PairLogp { policy, reference, lengths, mismatched: None, tied: None, margin: None };
-            spoil(preference_loss(&loss, &logp, settings.beta), &logp)
+            let logp = PairLogp::new(policy, reference, lengths);
+            spoil(mixed_preference_loss(&losses, &logp, settings.beta), &logp)
         };
-        check(&FirstStep { settings, loss, reader: &reader(), outcome: &outcome })
+        check(&FirstStep { settings, losses: &losses, reader: &reader(), outcome: &outcome })
     }
 
     fn as_it_is(outcome: PreferenceOutcome, _: &PairLogp) -> PreferenceOutcome {
@@ -197,7 +222,7 @@ mod tests {
     #[test]
     fn the_first_loss_is_known_from_the_loss_and_the_ties() {
         let first =
-            |settings: &Settings, ties| at_first_step(settings, as_it_is, |start| start.first_loss(&pairs(ties)));
+            |settings: &Settings, ties| at_first_step(settings, as_it_is, |start| start.first_loss(&pairs(ties), &[]));
         let sigmoid = || settings(PairLoss::Sigmoid, 0.1);
         assert_eq!(first(&sigmoid(), 0), Some(LN_2));
         assert_eq!(first(&sigmoid(), 3), Some(LN_2), "a tie is as any other pair");
@@ -247,7 +272,8 @@ mod tests {
         let scale = beta * (5.0 + T as f64 * (VOCABULARY as f64).ln());
         let tolerance = 1e-5 + 1e-6 * scale;
         at_first_step(&settings(PairLoss::Sigmoid, beta), as_it_is, |start| {
-            let check = |loss, margin: f64| start.check_loss(loss, &pairs(0), &logp, &[0.0, 0.0, margin as f32, 0.0]);
+            let check =
+                |loss, margin: f64| start.check_loss(loss, &pairs(0), &logp, &[0.0, 0.0, margin as f32, 0.0], &[]);
             for side in [-1.0, 1.0] {
                 assert!(check(LN_2 + side * 0.97 * tolerance, 0.0).is_ok());
                 breaks("starts_at_the_reference", check(LN_2 + side * 1.03 * tolerance, 0.0));
@@ -256,7 +282,8 @@ mod tests {
             }
         });
         let unknown = Settings { nll_coef: 1.0, ..settings(PairLoss::Sigmoid, beta) };
-        let result = at_first_step(&unknown, as_it_is, |start| start.check_loss(99.0, &pairs(0), &logp, &[0.0; PAIRS]));
+        let result =
+            at_first_step(&unknown, as_it_is, |start| start.check_loss(99.0, &pairs(0), &logp, &[0.0; PAIRS], &[]));
         assert!(result.is_ok(), "a loss whose first value is not known");
     }
 

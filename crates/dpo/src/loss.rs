@@ -12,9 +12,9 @@ macro_rules! pair_losses {
         $(properties $properties:tt)?
         loss $loss:tt
     )*) => {
-        /// The loss of the settings, with its parameters.
-        pub(crate) fn preference_loss_of(settings: &DpoSettings) -> PreferenceLoss {
-            match settings.loss {
+        /// A loss with its parameters.
+        fn preference_loss_of(loss: PairLoss, settings: &DpoSettings) -> PreferenceLoss {
+            match loss {
                 $($(PairLoss::$variant => {
                     const _: &str = $word; // one match arm per entry with a name
                     $(let $settings = settings;)?
@@ -25,3 +25,8 @@ macro_rules! pair_losses {
     };
 }
 include!("../../objectives/src/pair_losses.rs");
+
+/// The losses of the settings with their weights.
+pub(crate) fn preference_losses_of(settings: &DpoSettings) -> Vec<(PreferenceLoss, f64)> {
+    settings.losses().into_iter().map(|(loss, weight)| (preference_loss_of(loss, settings), weight)).collect()
+}

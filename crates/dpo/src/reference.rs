@@ -1,19 +1,14 @@
 //! Log-probs of both responses: under the current policy, and under the reference, computed once before training.
 
 use crate::invariants;
+use crate::read::all_pair_logp;
 use burn::tensor::{Tensor, TensorData};
 use duel_data::pairs::{PreferenceRow, hash};
 use duel_model::{Policy, ResponseReader};
 use duel_objectives::ChosenRejected;
 use duel_spec::DpoSettings as Settings;
-use duel_training::{PairBatch, Result, logprobs, pairs::halves};
+use duel_training::{PairBatch, Result};
 use serde::{Deserialize, Serialize};
-
-/// Log-probs of both responses under a policy, `[N]` each.
-pub(crate) fn pair_logp(reader: &ResponseReader, policy: &Policy, pairs: &PairBatch) -> ChosenRejected {
-    let mask = logprobs::mask(reader, &pairs.both); // [2N, T]
-    halves(mask.row_sums(logprobs::response_logp(reader, policy, &pairs.both)))
-}
 
 /// Log-probabilities of both responses of every row under the reference, computed once before training.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,9 +27,14 @@ pub struct ReferenceLogp {
 impl ReferenceLogp {
     /// One pass of the reference over all rows; `reader` and `reference` carry no gradient.
     pub fn compute(reader: &ResponseReader, reference: &Policy, rows: &[PreferenceRow]) -> Self {
+        Self::desensitized(reader, reference, rows, 1.0)
+    }
+
+    /// The same with `ld_alpha` times the log-probs of tokens past the length of the pair's shorter response.
+    pub fn desensitized(reader: &ResponseReader, reference: &Policy, rows: &[PreferenceRow], ld_alpha: f64) -> Self {
         let n = rows.len();
         let pairs = PairBatch::new(rows, &(0..n).collect::<Vec<_>>());
-        let logp = logprobs::sequence_logp(reader, reference, &pairs.both);
+        let logp = all_pair_logp(reader, reference, &pairs, ld_alpha);
         Self {
             reference: reference.hash(),
             rows: hash(rows),

@@ -27,7 +27,7 @@ fn golden_dpo_training_step_by_step() {
 
     let settings = duel_spec::DpoSettings {
         beta: hyper.number("beta"),
-        epochs: 1,
+        epochs: 1.0,
         batch_size: rows.len(),
         learning_rate: hyper.number("lr"),
         label_smoothing: 0.0,

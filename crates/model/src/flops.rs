@@ -21,6 +21,11 @@ impl Flops {
         Self::new(config, 1)
     }
 
+    /// Of a policy's head alone, from its hidden states.
+    pub fn head(config: &TransformerConfig) -> Self {
+        Self { forward: 2.0 * (config.width * config.vocabulary) as f64 }
+    }
+
     fn new(config: &TransformerConfig, outputs: usize) -> Self {
         let parameters = (config.layers * config.block_matrices() + config.width * outputs) as f64;
         let (context, width) = (config.context as f64, config.width as f64);

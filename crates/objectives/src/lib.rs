@@ -8,6 +8,7 @@ mod baselines;
 mod kl;
 mod logprobs;
 mod mask;
+mod pair_weights;
 mod ppo;
 mod preference;
 mod reward;
@@ -17,9 +18,10 @@ pub use baselines::{group_relative, leave_one_out};
 pub use kl::{AdaptiveBeta, full_kl, k1, k2, k3, ppo_kl_penalty_update};
 pub use logprobs::{entropy, token_logp};
 pub use mask::{Reduction, ResponseMask};
+pub use pair_weights::{length_desensitized, sampled_alignment, wpo_weights};
 pub use ppo::{PolicyLoss, ValueLoss, clipped_policy_loss, clipped_value_loss};
 pub use preference::{
     ChosenRejected, KtoWeights, LossProperties, Margin, PairLogp, PreferenceLoss, PreferenceOutcome, chosen_nll,
-    chosen_sequence_nll, kto_loss, preference_loss, rao_kupper,
+    chosen_sequence_nll, dynamic_beta, kto_loss, mixed_preference_loss, preference_loss, rao_kupper,
 };
 pub use reward::{BradleyTerry, BradleyTerryOptions, bradley_terry_loss};

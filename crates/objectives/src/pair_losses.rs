@@ -8,7 +8,7 @@
 //         costs          what a pair costs, and the paper
 //         couples_pairs  whether a batch's loss is more than the mean of its pairs' losses
 //         unpaired       whether the two responses of a row may answer different prompts
-//         reads          inputs beside the policy's log-probs: Reference, Lengths, Ties, Mismatched
+//         reads          inputs beside the policy's log-probs: Reference, Lengths, Ties, Mismatched, RewardShift
 //         settings       keys of the arm that it reads, of those that not every loss reads
 //         notes          deviations from the paper
 //     }
@@ -144,15 +144,24 @@ pair_losses! {
         (log_sigmoid(chosen.clone()) + (log_sigmoid(chosen.neg()) + log_sigmoid(rejected.neg())) * 0.5).neg()
     }
 
-    // `−log σ(βΔw − δ) − log σ(−(βΔl − δ))`, δ a running mean of rewards. Jung et al. 2024.
-    Bco { shift: f64 }
-    golden ["bco_pair", "bco_pair_with_delta"]
-    properties { |_|
-        at_reference: Some((1.0 + shift.exp()).ln() + (1.0 + (-shift).exp()).ln()), ignores_ties: shift == 0.0,
+    Bco
+    experiment "bco" {
+        costs: "−log σ(βΔw − δ) − log σ(δ − βΔl), δ the mean reward so far",
+        paper: "Jung et al. 2024",
+        couples_pairs: true, unpaired: true,
+        reads: [Reference, RewardShift], settings: [beta, nll_coef],
+        notes: "δ is the mean, over the batches so far and this one, of the mean reward of both sides, without gradient: the running mean \
+                of trl 0.11 (trl 1.16's `bco_pair` has δ = 0). No weights for prompts that differ between the sides (underlying \
+                distribution matching). The validation loss takes δ from the validation rows",
     }
+    golden ["bco_pair", "bco_pair_with_delta"]
+    properties { |_| at_reference: Some(2.0 * LN_2), }
     loss { |pair|
-        let ChosenRejected { chosen, rejected } = pair.rewards;
-        (log_sigmoid(chosen - shift) + log_sigmoid(rejected.neg() + shift)).neg()
+        let ChosenRejected { chosen, rejected } = match pair.logp.reward_shift.clone() {
+            Some(shift) => pair.rewards.map(|reward| reward - shift.clone()),
+            None => pair.rewards,
+        };
+        (log_sigmoid(chosen) + log_sigmoid(rejected.neg())).neg()
     }
 
     Sppo

@@ -44,6 +44,10 @@ pub struct PairLogp {
     pub mismatched: Option<Tensor<1>>,
     /// 1 on ties, else 0, `[N]`; `None` without ties.
     pub tied: Option<Tensor<1>>,
+    /// δ, the mean of the rewards so far, `[1]`, without gradient: BCO's. `None`: 0.
+    pub reward_shift: Option<Tensor<1>>,
+    /// Factors of the pairs' losses, `[N]`, without gradient: WPO's. `None`: 1.
+    pub weights: Option<Tensor<1>>,
     /// Set by [`with_margin`](Self::with_margin), which has lowered `policy.chosen`.
     pub margin: Option<Margin>,
 }
@@ -58,6 +62,18 @@ pub struct Margin {
 }
 
 impl PairLogp {
+    /// What most losses read.
+    pub fn new(policy: ChosenRejected, reference: ChosenRejected, lengths: ChosenRejected) -> Self {
+        let (mismatched, tied, reward_shift, weights, margin) = (None, None, None, None, None);
+        Self { policy, reference, lengths, mismatched, tied, reward_shift, weights, margin }
+    }
+
+    /// Mean of the implicit rewards `β (log π − log π_ref)` of all responses, `[1]`, without gradient.
+    pub fn mean_reward(&self, beta: f64) -> Tensor<1> {
+        let ChosenRejected { chosen, rejected } = self.log_ratios();
+        (Tensor::cat(vec![chosen, rejected], 0).mean() * beta).detach()
+    }
+
     /// `u − m` in place of `u`: the log-prob of the chosen response counts as m/β nats less. ODPO, Amini et al. 2024, eq. 8.
     pub fn with_margin(self, reward: Tensor<1>, beta: f64) -> Self {
         let nats = reward.clone() / beta; // [N]
@@ -232,12 +248,40 @@ pub fn preference_loss(loss: &PreferenceLoss, pairs: &PairLogp, beta: f64) -> Pr
     if let Some(margin) = &pairs.margin {
         rewards.chosen = rewards.chosen + margin.reward.clone();
     }
-    let mean = output.losses.clone().mean();
+    let losses = match pairs.weights.clone() {
+        Some(weights) => output.losses * weights, // [N]
+        None => output.losses,
+    };
+    let mean = losses.clone().mean();
     let loss = match output.extra {
         Some(extra) => mean + extra,
         None => mean,
     };
-    PreferenceOutcome { loss, losses: output.losses, rewards }
+    PreferenceOutcome { loss, losses, rewards }
+}
+
+/// The weighted sum of several losses of the same pairs; `losses` and `rewards` are those of the first.
+///
+/// # Source
+/// MPO, Wang et al. 2024; trl 1.16 `loss_weights`.
+pub fn mixed_preference_loss(losses: &[(PreferenceLoss, f64)], pairs: &PairLogp, beta: f64) -> PreferenceOutcome {
+    let (first, first_weight) = &losses[0];
+    let mut outcome = preference_loss(first, pairs, beta);
+    if *first_weight != 1.0 {
+        outcome.loss = outcome.loss * *first_weight;
+    }
+    for (loss, weight) in &losses[1..] {
+        outcome.loss = outcome.loss + preference_loss(loss, pairs, beta).loss * *weight;
+    }
+    outcome
+}
+
+/// β of a batch whose mean margin is `margin` where it was `usual` so far: `β (1 + α (margin − usual))`, but at least β/100.
+///
+/// # Source
+/// β-DPO, Wu et al. 2024 (dynamic β by batch).
+pub fn dynamic_beta(beta: f64, alpha: f64, margin: f64, usual: f64) -> f64 {
+    beta * (1.0 + alpha * (margin - usual)).max(0.01)
 }
 
 /// `−(1−e) log σ(u) − e log σ(−u)`, `[N]`.

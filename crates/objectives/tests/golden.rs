@@ -75,7 +75,6 @@ impl Parameter for f64 {
     fn read(params: &Node, name: &str) -> f64 {
         match name {
             "label_smoothing" => params[name].as_f64().unwrap_or(0.0),
-            "shift" => params["delta"].as_f64().unwrap_or(0.0),
             _ => params.number(name),
         }
     }
@@ -123,6 +122,18 @@ fn check_parts(what: &str, p: TestPrecision, case: &Node, name: &str, pairs: &Pa
             let ratios = pairs.log_ratios();
             same("kl_chosen", at_least_0(ratios.chosen));
             same("kl_rejected", at_least_0(ratios.rejected));
+        }
+        "bco_pair_with_delta" => {
+            let beta = case["params"].number("beta");
+            let largest = values(pairs.log_ratios().chosen).into_iter().map(f64::abs).fold(0.0, f64::max);
+            let (actual, expected) = (first(pairs.mean_reward(beta)), case["params"].number("delta"));
+            close_within(
+                &format!("delta of {what}"),
+                &[actual],
+                &[expected],
+                p.value,
+                4.0 * p.epsilon * beta * largest,
+            );
         }
         "orpo" => {
             same("nll", first(chosen_nll(pairs)));
@@ -202,14 +213,10 @@ fn golden_preference_losses_with_gradients() {
                 rejected: column(&key.replace("SIDE", "rejected")),
             };
             let policy = both("policy_SIDE_logps").map(Tensor::require_grad);
-            let pairs = PairLogp {
-                policy: policy.clone(),
-                reference: both("reference_SIDE_logps"),
-                lengths: both("SIDE_lengths"),
-                mismatched: None,
-                tied: None,
-                margin: None,
-            };
+            let pairs = PairLogp::new(policy.clone(), both("reference_SIDE_logps"), both("SIDE_lengths"));
+            let delta = params["delta"].as_f64();
+            let reward_shift = delta.map(|delta| pairs.lengths.chosen.clone().narrow(0, 0, 1) * 0.0 + delta); // [1]
+            let pairs = PairLogp { reward_shift, ..pairs };
             let outcome = golden_outcome(&what, p, case, inputs, &loss, &pairs);
             check_parts(&what, p, case, name, &pairs, &outcome);
             p.values(&format!("loss of {what}"), outcome.loss.clone(), &case["loss"]);

@@ -15,14 +15,7 @@ fn dpo_starts_at_ln_2_and_a_swap_flips_the_margin() {
         chosen: Tensor::from_data(c, &device),
         rejected: Tensor::from_data(r, &device),
     };
-    let pairs_at = |c, r| PairLogp {
-        policy: both(c, r),
-        reference: both([0.0; 2], [0.0; 2]),
-        lengths: both([3.0, 1.0], [2.0, 5.0]),
-        mismatched: None,
-        tied: None,
-        margin: None,
-    };
+    let pairs_at = |c, r| PairLogp::new(both(c, r), both([0.0; 2], [0.0; 2]), both([3.0, 1.0], [2.0, 5.0]));
     let plain = PreferenceLoss::Sigmoid { label_smoothing: 0.0 };
     let start = preference_loss(&plain, &pairs_at([0.0, 0.0], [0.0, 0.0]), 0.3);
     assert!((values(start.loss)[0] - std::f32::consts::LN_2).abs() < 1e-6);
@@ -41,14 +34,7 @@ fn a_margin_is_subtracted_from_u_alone() {
         rejected: Tensor::from_data([rejected], &device),
     };
     let (beta, margin) = (0.3, 0.75f32);
-    let pairs = PairLogp {
-        policy: both(-8.0, -11.0),
-        reference: both(-9.0, -10.0),
-        lengths: both(4.0, 5.0),
-        mismatched: None,
-        tied: None,
-        margin: None,
-    };
+    let pairs = PairLogp::new(both(-8.0, -11.0), both(-9.0, -10.0), both(4.0, 5.0));
     let with_margin = pairs.clone().with_margin(Tensor::from_data([margin], &device), beta);
     let plain = PreferenceLoss::Sigmoid { label_smoothing: 0.0 };
     let [without, with] = [&pairs, &with_margin].map(|pairs| preference_loss(&plain, pairs, beta));
@@ -72,14 +58,7 @@ fn losses_are_finite_far_from_the_reference() {
     };
     for (chosen, rejected) in [(-300.0, -1.0), (-1.0, -300.0), (0.0, -1e-9), (-1e-9, 0.0), (0.0, 0.0)] {
         let policy = both(chosen, rejected);
-        let pairs = PairLogp {
-            policy,
-            reference: both(-20.0, -20.0),
-            lengths: both(3.0, 2.0),
-            mismatched: None,
-            tied: None,
-            margin: None,
-        };
+        let pairs = PairLogp::new(policy, both(-20.0, -20.0), both(3.0, 2.0));
         for (loss, beta) in [
             (PreferenceLoss::DiscoPop { tau: 0.05 }, 1.0),
             (PreferenceLoss::DiscoPop { tau: 0.5 }, 1e3),
@@ -157,14 +136,11 @@ fn pairs_of(chosen: [f32; 2], rejected: [f32; 2]) -> PairLogp {
     };
     let (reference_chosen, reference_rejected) = ([-7.0, -3.0], [-4.0, -6.0]);
     let sum = |a: [f32; 2], b: [f32; 2]| [a[0] + b[0], a[1] + b[1]];
-    PairLogp {
-        policy: both(sum(reference_chosen, chosen), sum(reference_rejected, rejected)),
-        reference: both(reference_chosen, reference_rejected),
-        lengths: both([3.0, 1.0], [2.0, 5.0]),
-        mismatched: None,
-        tied: None,
-        margin: None,
-    }
+    PairLogp::new(
+        both(sum(reference_chosen, chosen), sum(reference_rejected, rejected)),
+        both(reference_chosen, reference_rejected),
+        both([3.0, 1.0], [2.0, 5.0]),
+    )
 }
 
 #[test]
@@ -182,7 +158,7 @@ fn at_the_reference_every_loss_has_its_known_value() {
         Loss::Exo { label_smoothing },
         Loss::Exo { label_smoothing: 0.0 },
         Loss::Nca,
-        Loss::Bco { shift: 0.3 },
+        Loss::Bco,
         Loss::Sppo,
         Loss::ApoZero,
         Loss::ApoDown,

@@ -140,14 +140,7 @@ proptest! {
     ) {
         let losses = |rows: &[Vec<f64>], kind: &PreferenceLoss| {
             let column = |i: usize| vector(&rows.iter().map(|r| r[i]).collect::<Vec<_>>());
-            let pairs = PairLogp {
-                policy: ChosenRejected { chosen: column(0), rejected: column(1) },
-                reference: ChosenRejected { chosen: column(2), rejected: column(3) },
-                lengths: ChosenRejected { chosen: column(0).ones_like() * 3.0, rejected: column(0).ones_like() },
-                mismatched: None,
-                tied: None,
-                margin: None,
-            };
+            let pairs = PairLogp::new(ChosenRejected { chosen: column(0), rejected: column(1) }, ChosenRejected { chosen: column(2), rejected: column(3) }, ChosenRejected { chosen: column(0).ones_like() * 3.0, rejected: column(0).ones_like() });
             let outcome = preference_loss(kind, &pairs, beta);
             (values(outcome.losses.clone()), values(outcome.margins()), values(outcome.loss)[0])
         };
@@ -179,14 +172,7 @@ proptest! {
         let device = Device::flex().autodiff();
         let leaf = Tensor::<1>::from_data(TensorData::new(x.clone(), [x.len()]), (&device, DType::F64)).require_grad();
         let tied = |x: Tensor<1>| ChosenRejected { chosen: x.clone(), rejected: x };
-        let pairs = PairLogp {
-            policy: tied(leaf.clone()),
-            reference: tied(leaf.zeros_like().detach()),
-            lengths: tied(leaf.ones_like().detach()),
-            mismatched: None,
-            tied: None,
-            margin: None,
-        };
+        let pairs = PairLogp::new(tied(leaf.clone()), tied(leaf.zeros_like().detach()), tied(leaf.ones_like().detach()));
         let outcome = preference_loss(&PreferenceLoss::Sigmoid { label_smoothing: 0.0 }, &pairs, beta);
         prop_assert!(close(&values(outcome.loss.clone()), &[std::f64::consts::LN_2]));
         let gradient = values(leaf.grad(&outcome.loss.backward()).unwrap());

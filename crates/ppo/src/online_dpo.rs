@@ -8,12 +8,13 @@ use crate::policy::PolicyOutput;
 use crate::rollout::{CollectorState, Rollout, RolloutCollector, RolloutContext};
 use crate::rows::rows_of;
 use crate::updates::MinibatchLosses;
+use burn::module::Module;
 use burn::tensor::{Tensor, TensorData};
 use duel_model::{Policy, weights::host};
 use duel_objectives::{ChosenRejected, PairLogp, PolicyLoss, PreferenceLoss, PreferenceOutcome, preference_loss};
 use duel_spec::ids::prompt_hash;
 use duel_spec::seeds::{self, Stream};
-use duel_spec::{LossReduction, OnlineDpoSettings as Settings, OnlineLoss, RolloutSettings, metrics};
+use duel_spec::{LossReduction, OnlineDpoSettings as Settings, OnlineLoss, ReferenceMode, RolloutSettings, metrics};
 use duel_training::{Learner, Method, Metrics, Result, pairs::accuracy};
 use rand::RngExt;
 
@@ -61,14 +62,11 @@ impl OnlineDpo {
             let difference = (first.clone() - second.clone()) * wins.clone();
             ChosenRejected { chosen: second.clone() + difference.clone(), rejected: first - difference }
         };
-        let logp = PairLogp {
-            policy: ordered(mask.row_sums(logp)),
-            reference: ordered(mask.row_sums(rows_of(&rollout.ref_logp, rows))),
-            lengths: ordered(mask.lengths()),
-            mismatched: None,
-            tied: None,
-            margin: None,
-        };
+        let logp = PairLogp::new(
+            ordered(mask.row_sums(logp)),
+            ordered(mask.row_sums(rows_of(&rollout.ref_logp, rows))),
+            ordered(mask.lengths()),
+        );
         let loss = match s.pair_loss {
             OnlineLoss::Sigmoid => PreferenceLoss::Sigmoid { label_smoothing: 0.0 },
             OnlineLoss::Hinge => PreferenceLoss::Hinge,
@@ -99,7 +97,10 @@ impl Method for OnlineDpo {
     fn iteration(&mut self, prompts: &Vec<Vec<u32>>, learner: &mut Learner<Policy>) -> Result<Metrics> {
         let mut metrics = Metrics::default();
         let (s, stream) = (&self.settings.shared, Stream::OnlineDpoMinibatches);
-        // 1. Two responses per prompt from a snapshot of the policy.
+        // 1. Two responses per prompt from a snapshot of the policy, which of iterative DPO is the reference too.
+        if s.reference == ReferenceMode::Last {
+            self.collector.set_reference(learner.module().valid());
+        }
         let IterationStart { rollout, behavior, updater } =
             start_iteration(&mut self.collector, s, 2, stream, prompts, learner, &mut metrics)?;
 

@@ -13,7 +13,7 @@ use duel_spec::{
 };
 use duel_training::invariants as training_invariants;
 use duel_training::rounding::nudged;
-use duel_training::{Metrics, Result, logprobs, probes};
+use duel_training::{Metrics, Result, follow, logprobs, probes};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -102,7 +102,9 @@ impl RolloutCollector {
     pub fn resume(&mut self, state: CollectorState) {
         let CollectorState { reference, beta, seen, iteration } = state;
         if let Some(reference) = reference {
-            self.reference = weights::unflatten(self.reference.clone(), &reference);
+            let policy = self.reference.clone(); // merged since the first iteration
+            let policy = if iteration == 0 { policy } else { policy.merged() };
+            self.reference = weights::unflatten(policy, &reference);
         }
         (self.beta, self.seen, self.iteration) = (beta, seen, iteration);
     }
@@ -116,6 +118,11 @@ impl RolloutCollector {
     #[cfg(test)]
     pub(crate) fn reference(&self) -> &Policy {
         &self.reference
+    }
+
+    /// Takes the policy that is about to write as the reference.
+    pub fn set_reference(&mut self, policy: Policy) {
+        self.reference = policy;
     }
 
     /// Samples one response per prompt, reads its log-probs under policy and reference, and scores it. `blocks` are the
@@ -189,11 +196,7 @@ impl RolloutCollector {
         let s = &self.settings;
         self.beta = next_kl_coef(s, self.beta, rollout.mean_kl(), rollout.responses.len());
         if s.reference == ReferenceMode::Ema {
-            let (decay, current) = (s.reference_decay as f32, weights::flatten(&actor.clone().merged()));
-            let reference = weights::flatten(&self.reference);
-            let blend: Vec<f32> =
-                reference.iter().zip(current).map(|(old, new)| decay * old + (1.0 - decay) * new).collect();
-            self.reference = weights::unflatten(self.reference.clone(), &blend);
+            self.reference = follow(&self.reference, actor, s.reference_decay);
         }
         self.iteration += 1;
     }

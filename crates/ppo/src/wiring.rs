@@ -472,3 +472,18 @@ fn a_reference_that_follows_moves_by_one_minus_its_decay() {
     let blend: Vec<f32> = old.iter().zip(new).map(|(old, new)| 0.75 * old + 0.25 * new).collect();
     assert_eq!(after(ReferenceMode::Ema), blend);
 }
+
+/// Iterative DPO: each round's reference is the policy that writes its pairs, in a resumed training too.
+#[test]
+fn the_last_policy_is_the_reference_of_a_round() {
+    for (reference, is_last) in [(ReferenceMode::Last, true), (ReferenceMode::Frozen, false)] {
+        let shared = RolloutSettings { reference, ..settings() };
+        let settings = duel_spec::OnlineDpoSettings { shared, pair_loss: OnlineLoss::Sigmoid, label_temperature: 0.0 };
+        let (mut method, mut learner) = (OnlineDpo::new(settings, context()), learner(policy(2).train()));
+        for round in 0..3 {
+            let metrics = method.iteration(&prompts(2), &mut learner).unwrap_or_else(|e| panic!("{e}"));
+            let kl = metrics.values.iter().find(|(m, _)| *m == metrics::ROLLOUT_KL).expect("a KL").1;
+            assert_eq!(kl.abs() < 1e-5, is_last, "{reference:?}, round {round}: {kl}");
+        }
+    }
+}

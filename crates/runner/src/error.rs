@@ -275,7 +275,7 @@ impl Error {
                 Some("the lines above say which; unreadable and equal ones are left out of a training".into())
             }
             Self::Rows { .. } => Some("the lines above say which; without --strict these are no reason to fail".into()),
-            Self::Unpaired { .. } => Some("give the arm loss = \"kto\" or \"aot_unpaired\", which look at each response by itself, or rows with `chosen` and `rejected`".into()),
+            Self::Unpaired { .. } => Some("give the arm loss = \"kto\", \"bco\" or \"aot_unpaired\", which look at each response by itself, or rows with `chosen` and `rejected`".into()),
             Self::OnlyPrompts { hint, .. } => Some((*hint).into()),
             Self::Reward(duel_reward::Error::Command { .. })
             | Self::Evaluation(duel_evaluation::Error::Reward(duel_reward::Error::Command { .. })) => {

@@ -219,14 +219,27 @@ impl<'a> Estimator<'a> {
     fn dpo_cost(&self, dpo: &DpoSettings) -> (f64, f64, f64) {
         let Experiment { stages, evaluation, learner, .. } = self.experiment;
         let policy = Flops::policy(&self.sizes.config);
-        let trained = (dpo.epochs * 2 * stages.pairs.rows) as f64;
-        let scored = f64::from(dpo.loss.takes(PairInput::Mismatched)) * 2.0 * trained; // by policy and reference
+        let batch = dpo.batch_size.min(stages.pairs.rows);
+        let trained = (2 * batch) as f64 * dpo.steps(stages.pairs.rows) as f64;
+        // mismatched responses are read by policy and reference, those of a batch by a reference that follows the policy, and
+        // every row once by the reference where its log-probs weigh tokens
+        let mismatched = f64::from(dpo.takes(PairInput::Mismatched)) * 2.0 * trained;
+        let followed = f64::from(dpo.sync_ref_model) * trained;
+        let own_pass = if dpo.ld_alpha == 1.0 { 0.0 } else { 2.0 * stages.pairs.rows as f64 };
+        let scored = mismatched + followed + own_pass;
+        let logits = f64::from(dpo.use_weighting) * trained;
         let evaluated = evaluation.curve_points as f64 * 2.0 * stages.pairs.holdout_rows as f64;
-        let flops = policy.forward * (3.0 * trained + scored) * self.sizes.space.context() as f64;
+        let head = Flops::head(&self.sizes.config).forward * logits;
+        let flops = (policy.forward * (3.0 * trained + scored) + head) * self.sizes.space.context() as f64;
         let training = self.times.seconds_in_batches(StepKind::Train, trained, 2.0 * dpo.batch_size as f64);
         let seconds = training + self.read(scored + evaluated);
-        let models = 1.0 + f64::from(dpo.loss.takes(PairInput::Mismatched)) * 0.3;
-        (flops, seconds, self.memory(models, 2.0 * dpo.batch_size as f64 / learner.accumulate as f64))
+        let models = 1.0 + f64::from(dpo.holds_reference()) * 0.3;
+        // the reference that follows a pretrained model on adapters has weights of its own
+        let copied = dpo.sync_ref_model && self.experiment.is_pretrained();
+        let parameters = self.sizes.config.num_params().unwrap_or(usize::MAX) as f64;
+        let copy = if copied { 4.0 * parameters } else { 0.0 };
+        let memory = self.memory(models, 2.0 * dpo.batch_size as f64 / learner.accumulate as f64);
+        (flops, seconds, memory + copy)
     }
 
     /// Iterations of rolling out, reading, scoring and updating.

@@ -53,9 +53,16 @@ fn of_point(name: &str, point: &ArmPoint, learner: &LearnerSettings, pairs: Opti
     match &point.method {
         MethodSettings::Dpo(dpo) => {
             let Some(rows) = pairs else { return warnings };
-            let updates = dpo.epochs * (rows / dpo.batch_size.min(rows));
-            warnings.extend(without_updates(name, learner, updates as u64, dpo.learning_rate));
-            warnings.extend(left_out(name, rows, dpo.batch_size));
+            let updates = dpo.steps(rows);
+            warnings.extend(without_updates(name, learner, updates, dpo.learning_rate));
+            warnings.extend(dpo.drop_last.then(|| left_out(name, rows, dpo.batch_size)).flatten());
+            if dpo.sync_ref_model && dpo.ref_model_sync_steps >= updates {
+                let steps = dpo.ref_model_sync_steps;
+                warnings.push(format!(
+                    "{name}: the reference is updated every {steps} steps, and {updates} are made, so that it never counts; \
+                     lower ref_model_sync_steps"
+                ));
+            }
         }
         MethodSettings::Ppo(ppo) if ppo.critic_warmup >= ppo.shared.iterations => {
             let (warmup, iterations) = (ppo.critic_warmup, ppo.shared.iterations);
@@ -145,6 +152,21 @@ mod tests {
         assert_eq!(
             of(&format!("[learner]\nwarmup = 0.0\n{all}[arms.d]\nmethod = \"dpo\"\nepochs = 1\n")),
             Vec::<String>::new()
+        );
+    }
+
+    #[test]
+    fn a_reference_that_is_never_updated_is_named() {
+        let arm = |sync_steps: usize| {
+            of(&format!(
+                "[stages.pairs]\nrows = 128\n[arms.d]\nmethod = \"dpo\"\nepochs = 3\nsync_ref_model = true\nref_model_sync_steps = {sync_steps}\n"
+            ))
+        };
+        assert_eq!(arm(5), Vec::<String>::new());
+        let warnings = arm(6);
+        assert!(
+            warnings[0].starts_with("arm d: the reference is updated every 6 steps, and 6 are made"),
+            "{warnings:?}"
         );
     }
 

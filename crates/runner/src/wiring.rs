@@ -551,4 +551,14 @@ fn batches_are_epochs() {
         );
     }
     assert_ne!(of(&mut EpochSampler::new(12, 4, 8, Stream::DpoRows), 0), steps[0]);
+    // with its last batch an epoch of 14 rows has four
+    let mut kept = EpochSampler::new(14, 4, 7, Stream::DpoRows).dropping_last(false);
+    assert_eq!(kept.left_out(), 0.0);
+    for epoch in 0..2 {
+        let batches: Vec<Vec<usize>> = (0..4).map(|step| of(&mut kept, 4 * epoch + step)).collect();
+        assert_eq!(batches.iter().map(Vec::len).collect::<Vec<_>>(), [4, 4, 4, 2]);
+        let mut rows = batches.concat();
+        rows.sort_unstable();
+        assert_eq!(rows, (0..14).collect::<Vec<_>>());
+    }
 }

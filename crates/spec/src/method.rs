@@ -1,7 +1,14 @@
 //! The methods and their settings; units and sources in `defaults.toml`.
 
+mod common;
+mod dpo;
+
+pub(crate) use common::Conflict;
+pub use common::{CheckpointSelection, CommonSettings, LoraTargets};
+pub use dpo::DpoSettings;
+
 use crate::defaults::typed_default;
-use crate::pair_loss::PairLoss;
+use crate::pair_loss::PairInput;
 use serde::{Deserialize, Serialize};
 
 /// The reward that a method on its own completions maximizes.
@@ -10,48 +17,6 @@ use serde::{Deserialize, Serialize};
 pub enum RewardSource {
     Rm,
     Gold,
-}
-
-/// The checkpoint that is kept: the last, or the best on validation prompts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum CheckpointSelection {
-    Last,
-    Gold,
-    Proxy,
-    Loss,
-}
-
-/// The projections of a block that have an adapter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LoraTargets {
-    All,
-    Attention,
-    Mlp,
-}
-
-/// The settings of every method; `[every]` in `defaults.toml`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct CommonSettings {
-    pub keep: CheckpointSelection,
-    pub patience: f64,
-    pub lora: bool,
-    pub lora_rank: usize,
-    pub lora_alpha: f64,
-    pub lora_dropout: f64,
-    pub lora_targets: LoraTargets,
-}
-
-impl CommonSettings {
-    /// The setting, if any, because of which `key` is not used.
-    fn ignores(&self, key: &str) -> Option<&'static str> {
-        match key {
-            "patience" if self.keep == CheckpointSelection::Last => Some("keep = \"last\""),
-            "lora_rank" | "lora_alpha" | "lora_dropout" | "lora_targets" if !self.lora => Some("lora = false"),
-            _ => None,
-        }
-    }
 }
 
 /// Where the KL penalty is applied.
@@ -91,6 +56,8 @@ pub enum ReferenceMode {
     Frozen,
     /// An exponential moving average of the policy.
     Ema,
+    /// The policy that writes the rollout.
+    Last,
 }
 
 /// How values are normalized.
@@ -161,6 +128,7 @@ impl RolloutSettings {
             "kl_target" | "kl_horizon" if self.kl_control == KlControl::Fixed => Some("kl_control = \"fixed\""),
             "kl_horizon" if self.kl_control == KlControl::Target => Some("kl_control = \"target\""),
             "reference_decay" if self.reference == ReferenceMode::Frozen => Some("reference = \"frozen\""),
+            "reference_decay" if self.reference == ReferenceMode::Last => Some("reference = \"last\""),
             "eos_penalty" if self.truncated == TruncationHandling::Mask => Some("truncated = \"mask\""),
             _ => None,
         }
@@ -254,37 +222,6 @@ pub struct GrpoSettings {
     pub scale: bool,
 }
 
-/// Settings of [`MethodSettings::Dpo`]; units and sources in `defaults.toml`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct DpoSettings {
-    #[serde(flatten)]
-    pub common: CommonSettings,
-    pub beta: f64,
-    pub epochs: usize,
-    pub batch_size: usize,
-    pub learning_rate: f64,
-    pub loss: PairLoss,
-    pub label_smoothing: f64,
-    pub simpo_margin: f64,
-    pub positive_lambda: f64,
-    pub discopop_tau: f64,
-    pub alpha: f64,
-    pub unlikelihood_alpha: f64,
-    pub nll_coef: f64,
-    pub margin: f64,
-    pub tie_margin: f64,
-    pub kto_desirable: f64,
-    pub kto_undesirable: f64,
-    pub reference_free: bool,
-}
-
-impl DpoSettings {
-    /// The values in `defaults.toml`.
-    pub fn defaults() -> Self {
-        typed_default(&["method", "dpo"])
-    }
-}
-
 /// The settings of one point of an arm.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "method", rename_all = "snake_case")]
@@ -300,13 +237,6 @@ pub enum MethodSettings {
 
 /// The names of [`MethodSettings`].
 pub(crate) const METHODS: [&str; 7] = ["dpo", "grpo", "online_dpo", "ppo", "raft", "reinforce", "rloo"];
-
-/// Two settings that cannot be combined.
-pub(crate) struct Conflict {
-    pub key: &'static str,
-    pub with: String,
-    pub why: &'static str,
-}
 
 impl MethodSettings {
     /// Name as written in the experiment file.
@@ -384,13 +314,15 @@ impl MethodSettings {
 
     /// Whether it needs the reference's log-probs of preference rows.
     pub fn reads_reference_logp(&self) -> bool {
-        matches!(self, Self::Dpo(dpo) if dpo.loss.reads_reference() && !dpo.reference_free)
+        // a reference that moves, and log-probs that weigh tokens, are read in the training itself
+        matches!(self, Self::Dpo(dpo) if dpo.takes(PairInput::Reference)
+            && !dpo.reference_free && !dpo.sync_ref_model && dpo.ld_alpha == 1.0)
     }
 
     /// If a setting of its block is not used: the setting because of which it is not.
     pub(crate) fn inactive_because(&self, key: &str) -> Option<String> {
         match self {
-            Self::Dpo(dpo) if !dpo.loss.reads(key) => Some(format!("loss = \"{}\"", dpo.loss.entry().word)),
+            Self::Dpo(dpo) if dpo.ignores(key).is_some() => dpo.ignores(key),
             Self::Ppo(ppo) if key == "critic_start" && ppo.critic == CriticBody::Shared => {
                 Some("critic = \"shared\"".into())
             }
@@ -410,11 +342,18 @@ impl MethodSettings {
             let why = "the gradient of k1 has mean 0, so it would penalize nothing";
             return Some(Conflict { key: "kl_estimator", with: "kl = \"loss\"".into(), why });
         }
-        match self {
-            Self::Dpo(DpoSettings { loss: PairLoss::Kto, kto_desirable: 0.0, kto_undesirable: 0.0, .. }) => {
-                let why = "no response would have a weight, so nothing would be learned";
-                Some(Conflict { key: "kto_undesirable", with: "kto_desirable = 0".into(), why })
+        if let Some(RolloutSettings { reference: ReferenceMode::Last, kl_control, .. }) = self.on_policy() {
+            let method = format!("method = \"{}\"", self.name());
+            let why = "the KL of a rollout to the policy that wrote it is 0";
+            if !matches!(self, Self::OnlineDpo(_)) {
+                return Some(Conflict { key: "reference", with: method, why });
             }
+            if *kl_control != KlControl::Fixed {
+                return Some(Conflict { key: "kl_control", with: "reference = \"last\"".into(), why });
+            }
+        }
+        match self {
+            Self::Dpo(dpo) => dpo.conflict(),
             _ => None,
         }
     }

@@ -100,6 +100,7 @@ catalogue! {
     LOGP_CHOSEN = "logp_chosen", "nats", "mean log-probability of the chosen response, summed over tokens", trl "train/logps/chosen";
     LOGP_REJECTED = "logp_rejected", "nats", "mean log-probability of the rejected response, summed over tokens", trl "train/logps/rejected";
     DPO_SATURATED = "dpo_saturated", "share", "rows whose gradient weight sg(-u) is below .01";
+    DPO_BETA = "dpo_beta", "reward per nat", "beta of the batch, where it is dynamic";
     DPO_LOSS_VALIDATION = "dpo_loss_validation", "nats", "DPO loss on validation prompts", trl "eval/loss";
     DPO_ACCURACY_VALIDATION = "dpo_accuracy_validation", "share", "DPO accuracy on validation prompts", trl "eval/rewards/accuracies";
     // any policy, on held-out pairs

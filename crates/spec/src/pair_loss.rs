@@ -14,6 +14,8 @@ pub enum PairInput {
     Ties,
     /// Log-ratios of responses to other prompts.
     Mismatched,
+    /// The mean of the rewards so far.
+    RewardShift,
 }
 
 /// An entry of the table of losses, without its equation as code.
@@ -52,7 +54,7 @@ macro_rules! pair_losses {
         loss $loss:tt
     )*) => {
         /// A loss on pairs.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
         pub enum PairLoss {
             $($(#[doc = $costs] #[serde(rename = $word)] $variant,)?)*
         }
@@ -137,6 +139,7 @@ mod tests {
                 PairInput::Lengths => "lengths",
                 PairInput::Ties => "ties",
                 PairInput::Mismatched => "mismatched responses",
+                PairInput::RewardShift => "mean reward so far",
             });
             // settings that most losses read are in the text above the table
             let names = settings.iter().filter(|key| !["beta", "nll_coef"].contains(key)).map(|key| format!("`{key}`"));

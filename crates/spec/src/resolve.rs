@@ -6,6 +6,7 @@
 use crate::defaults::{default_block, default_tables};
 use crate::method::METHODS;
 use crate::nearest::nearest;
+use crate::pair_loss::PAIR_LOSSES;
 use crate::record::SHARED_ARM;
 use crate::span::SourceMap;
 use crate::values::{merge, number, same, type_name};
@@ -21,6 +22,9 @@ const DIVISORS: [&str; 3] = ["episodes", "minibatches", "group"];
 
 /// The table whose keys are the user's.
 const OPEN_TABLE: &str = "world.rows.template_kwargs";
+
+/// A setting of an arm that is a table of losses and their weights.
+const LOSS_WEIGHTS: &str = "loss_weights";
 
 /// Paths of which there may be a list.
 const PATH_LISTS: [&str; 3] = ["world.rows.train", "world.rows.validation", "world.rows.test"];
@@ -143,6 +147,7 @@ impl Schema<'_> {
 
     fn check_grid_axis(&self, key: &str, values: &Value, example: Option<&Value>, schema: &Table) -> Result<()> {
         let Some(example) = example else { return Err(self.unknown_key(key, schema)) };
+        self.check_axis(key, example)?;
         let Value::Array(values) = values else {
             return Err(self.wrong_type(key, "an array of values to try", values));
         };
@@ -159,6 +164,7 @@ impl Schema<'_> {
         for (name, axis) in space.iter_mut() {
             let key = format!("{arm}.space.{name}");
             let Some(example) = schema.get(name) else { return Err(self.unknown_key(&key, schema)) };
+            self.check_axis(&key, example)?;
             let Value::Table(axis) = axis else {
                 return Err(self.wrong_type(&key, "a table with `low` and `high`, or with `choices`", axis));
             };
@@ -189,6 +195,18 @@ impl Schema<'_> {
         Ok(space)
     }
 
+    /// A table is no value of an axis.
+    fn check_axis(&self, key: &str, example: &Value) -> Result<()> {
+        if example.is_table() {
+            return Err(self.out_of_range(
+                key,
+                "an axis of tables",
+                "a table in the arm itself: an arm for each mixture",
+            ));
+        }
+        Ok(())
+    }
+
     /// An axis of choices.
     fn check_choices(&self, key: &str, example: &Value, axis: &Table, choices: &[Value]) -> Result<()> {
         if ["low", "high", "log"].iter().any(|end| axis.contains_key(*end)) {
@@ -214,7 +232,9 @@ impl Schema<'_> {
             let accepted = if log { "0 < low < high" } else { "low < high" };
             return Err(self.out_of_range(key, format!("from {low} to {high}"), accepted));
         }
-        if example.is_float() {
+        // whole epochs stay whole
+        let whole = name == "epochs" && ["low", "high"].iter().all(|end| axis.get(*end).is_some_and(Value::is_integer));
+        if example.is_float() && !whole {
             axis.insert("low".into(), Value::Float(low));
             axis.insert("high".into(), Value::Float(high));
         } else if DIVISORS.contains(&name) {
@@ -230,9 +250,25 @@ impl Schema<'_> {
             let Some(example) = schema.get(name) else { return Err(self.unknown_key(&key, schema)) };
             match (example, value) {
                 (Value::Table(_), Value::Table(_)) if key == OPEN_TABLE => {}
+                (Value::Table(_), Value::Table(weights)) if name == LOSS_WEIGHTS => {
+                    self.check_loss_weights(&key, weights)?;
+                }
                 (Value::Table(schema), Value::Table(table)) => self.check_table(&key, schema, table)?,
                 _ => self.check_value(&key, example, value)?,
             }
+        }
+        Ok(())
+    }
+
+    /// A table of losses and their weights.
+    fn check_loss_weights(&self, key: &str, weights: &Table) -> Result<()> {
+        for (loss, weight) in weights {
+            let key = format!("{key}.{loss}");
+            if !PAIR_LOSSES.contains(&loss.as_str()) {
+                let (accepted, span) = (PAIR_LOSSES.to_vec(), self.sources.span(&key));
+                return Err(Error::UnknownChoice { key, found: loss.clone(), accepted, span });
+            }
+            self.check_value(&key, &Value::Float(1.0), weight)?;
         }
         Ok(())
     }

@@ -85,6 +85,89 @@ fn every_name_of_a_loss_is_accepted_and_settings_that_no_loss_reads_conflict() {
     assert!(!clash("[arms.a]\nmethod = \"dpo\"\nlabel_smoothing = 0.1\n[arms.a.grid]\nloss = [\"ipo\", \"robust\"]\n"));
 }
 
+/// Settings of DPO that cannot be combined name both and say why; those that can are accepted.
+#[test]
+fn options_of_losses_on_pairs_are_combined_or_refused() {
+    let error = |keys: &str| {
+        parse(&format!("[arms.a]\nmethod = \"dpo\"\n{keys}\n")).err().map(|error| format!("{error}, {error:?}"))
+    };
+    for keys in [
+        "ld_alpha = 0.5\nuse_weighting = true\nnll_coef = 0.1",
+        "ld_alpha = 0.0\nloss = \"ipo_averaged\"",
+        "sync_ref_model = true\nref_model_mixup_alpha = 1\nld_alpha = 0.5",
+        "dynamic_beta = 0.6\ndynamic_beta_momentum = 0.5\nmargin = 0.1",
+        "loss_weights = { sigmoid = 0.8, bco = 0.2, preferred_ft = 1 }\nnll_coef = 1.0",
+        "loss_weights = { robust = 1, kto = 2 }\nlabel_smoothing = 0.1\nkto_desirable = 0.5",
+        "epochs = 0.5\ndrop_last = false",
+        "max_steps = 12",
+    ] {
+        assert_eq!(error(keys), None, "{keys}");
+    }
+    for (keys, key, reason) in [
+        ("loss = \"aot\"\nuse_weighting = true", "arms.a.use_weighting", "not a mean over pairs"),
+        ("loss = \"kto\"\nld_alpha = 0.5", "arms.a.ld_alpha", "two responses to one prompt"),
+        ("loss = \"simpo\"\nld_alpha = 0.5", "arms.a.ld_alpha", "loss = \"simpo\""),
+        ("loss = \"bco\"\ndynamic_beta = 0.6", "arms.a.dynamic_beta", "a mean over pairs"),
+        ("loss = \"simpo\"\nsync_ref_model = true", "arms.a.sync_ref_model", "reads no reference"),
+        ("reference_free = true\nsync_ref_model = true", "arms.a.sync_ref_model", "reference_free"),
+        ("ref_model_sync_steps = 3", "arms.a.ref_model_sync_steps", "sync_ref_model = false"),
+        ("dynamic_beta_momentum = 0.5", "arms.a.dynamic_beta_momentum", "dynamic_beta = 0"),
+        ("loss = \"ipo\"\nloss_weights = { sigmoid = 1 }", "arms.a.loss", "loss_weights"),
+        ("loss_weights = { sigmoid = 1 }\nsimpo_margin = 1", "arms.a.simpo_margin", "loss_weights"),
+        ("loss_weights = { sigmoid = 1, sft = 1 }", "arms.a.loss_weights.sft", "sft"),
+        ("loss_weights = { sigmoid = \"1\" }", "arms.a.loss_weights.sigmoid", "a number"),
+        ("loss_weights = { sigmoid = 0 }", "arms.a.loss_weights.sigmoid", "above 0"),
+        ("[arms.a.grid]\nloss_weights = [{ sigmoid = 1 }]", "arms.a.grid.loss_weights", "an arm for each mixture"),
+        ("ref_model_mixup_alpha = 0\nsync_ref_model = true", "arms.a.ref_model_mixup_alpha", "above 0 and at most 1"),
+        ("epochs = 2\nmax_steps = 12", "arms.a.epochs", "max_steps"),
+        ("loss = \"kto\"\ndrop_last = false", "arms.a.drop_last", "a single pair"),
+    ] {
+        let error = error(keys).unwrap_or_else(|| panic!("{keys} is refused"));
+        assert!(error.contains(key) && error.contains(reason), "{keys}: {error}");
+    }
+    let rollouts = |keys: &str| parse(&format!("[arms.a]\nmethod = {keys}\nreference = \"last\"\n"));
+    assert!(rollouts("\"online_dpo\"").is_ok());
+    for keys in ["\"ppo\"", "\"online_dpo\"\nkl_control = \"target\"", "\"online_dpo\"\nreference_decay = 0.5"] {
+        assert!(matches!(rollouts(keys), Err(Error::Clash { .. })), "{keys}");
+    }
+    let accumulated = |keys: &str| parse(&format!("learner.accumulate = 2\n[arms.a]\nmethod = \"dpo\"\n{keys}\n"));
+    for (keys, key) in [
+        ("dynamic_beta = 0.6", "arms.a.dynamic_beta"),
+        ("loss_weights = { sigmoid = 1, bco = 1 }", "arms.a.loss_weights"),
+        ("loss = \"bco\"", "arms.a.loss"),
+    ] {
+        let error = accumulated(keys).expect_err(keys).to_string();
+        assert!(error.contains(&format!("`{key}`")) && error.contains("cannot be split"), "{error}");
+    }
+    assert!(
+        accumulated("loss_weights = { sigmoid = 1, ipo = 1 }\nuse_weighting = true\nsync_ref_model = true").is_ok()
+    );
+}
+
+#[test]
+fn steps_follow_from_epochs_or_are_given() {
+    let settings = |epochs, max_steps, drop_last| {
+        let batch_size = 4;
+        crate::DpoSettings { epochs, max_steps, batch_size, drop_last, ..crate::DpoSettings::defaults() }
+    };
+    for (epochs, max_steps, drop_last, rows, steps) in [
+        (3.0, 0, true, 40, 30),
+        (1.1, 0, true, 40, 11), // 1.1 · 10 is 11.000000000000002
+        (0.25, 0, true, 40, 3),
+        (0.25, 0, true, 42, 3),
+        (1.0, 0, true, 42, 10),
+        (1.0, 0, false, 42, 11),
+        (2.0, 0, true, 3, 2),
+        (2.0, 7, false, 42, 7),
+    ] {
+        assert_eq!(
+            settings(epochs, max_steps, drop_last).steps(rows),
+            steps,
+            "{epochs} {max_steps} {drop_last} {rows}"
+        );
+    }
+}
+
 const SPACE: &str = "[tuning]\nconfigurations = 4\n[arms.d]\nmethod = \"dpo\"\nsearch = \"random\"\n[arms.d.space]\n";
 
 #[test]

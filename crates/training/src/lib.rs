@@ -4,6 +4,7 @@
 mod best_checkpoint;
 mod dropout;
 mod error;
+mod following_reference;
 pub mod invariants;
 mod learner;
 pub mod logprobs;
@@ -18,6 +19,7 @@ mod splits;
 
 pub use best_checkpoint::BestCheckpoint;
 pub use error::{Error, FAULT_OF_DUEL};
+pub use following_reference::follow;
 pub use learner::{Learner, LearnerState, Update, norm};
 pub use method::{IterationCost, Method, Metrics, TrainContext, TrainSchedule, curve_steps, train};
 pub use optimizer::{AdamW, Lion, Optimizer, RmsProp};

@@ -78,13 +78,19 @@ pub fn halves(both: Tensor<1>) -> ChosenRejected {
     ChosenRejected { chosen: both.clone().narrow(0, 0, n), rejected: both.narrow(0, n, n) }
 }
 
-/// Row numbers of one epoch, shuffled and cut into batches of equal size; an incomplete last batch is dropped unless it is
-/// the only one.
-pub fn shuffled_batches(rows: usize, batch_size: usize, rng: &mut Rng) -> Vec<Vec<usize>> {
+/// Row numbers of one epoch, shuffled and cut into batches; with `drop_last` they are of equal size, and an incomplete last batch
+/// is dropped unless it is the only one.
+pub fn epoch_batches(rows: usize, batch_size: usize, drop_last: bool, rng: &mut Rng) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..rows).collect();
     order.shuffle(rng);
     let size = batch_size.min(rows);
-    order.chunks_exact(size).map(<[usize]>::to_vec).collect()
+    let full = if drop_last { rows - rows % size } else { rows };
+    order[..full].chunks(size).map(<[usize]>::to_vec).collect()
+}
+
+/// The same without an incomplete last batch.
+pub fn shuffled_batches(rows: usize, batch_size: usize, rng: &mut Rng) -> Vec<Vec<usize>> {
+    epoch_batches(rows, batch_size, true, rng)
 }
 
 /// Share of positive margins, ties half.
@@ -156,6 +162,11 @@ mod tests {
             seen.dedup();
             assert!(seen.len() == batches * size && seen.iter().all(|&row| row < rows), "{epoch:?}");
         }
+        let kept = epoch_batches(10, 4, false, &mut rng);
+        assert_eq!(kept.iter().map(Vec::len).collect::<Vec<_>>(), [4, 4, 2]);
+        let mut seen = kept.concat();
+        seen.sort_unstable();
+        assert_eq!(seen, (0..10).collect::<Vec<_>>());
         let [one, other] = [(); 2].map(|()| shuffled_batches(50, 50, &mut rng));
         assert_ne!(one, other, "another order each epoch");
     }

@@ -127,14 +127,11 @@ fn dpo(s0: &WorldTables, beta: f64) -> Result<(Vec<ResponseDistribution>, f64)> 
     let mut loss = f64::NAN;
     for _ in 0..600 {
         let logp = learner.module().logp();
-        let pairs = PairLogp {
-            policy: ChosenRejected { chosen: entries(logp.clone(), &chosen), rejected: entries(logp, &rejected) },
-            reference: ChosenRejected { chosen: reference(&chosen), rejected: reference(&rejected) },
-            lengths: ChosenRejected { chosen: ones.clone(), rejected: ones.clone() },
-            mismatched: None,
-            tied: None,
-            margin: None,
-        };
+        let pairs = PairLogp::new(
+            ChosenRejected { chosen: entries(logp.clone(), &chosen), rejected: entries(logp, &rejected) },
+            ChosenRejected { chosen: reference(&chosen), rejected: reference(&rejected) },
+            ChosenRejected { chosen: ones.clone(), rejected: ones.clone() },
+        );
         let outcome = preference_loss(&PreferenceLoss::Sigmoid { label_smoothing: 0.0 }, &pairs, beta);
         loss = learner.minimize((outcome.losses * weights.clone()).sum())?.loss;
     }

@@ -163,14 +163,11 @@ fn slope_of(kind: &PreferenceLoss, h: f64, beta: f64) -> f64 {
 /// Pairs by their log-ratios alone.
 fn pair(chosen: Tensor<1>, rejected: Tensor<1>) -> PairLogp {
     let (zero, one) = (rejected.zeros_like(), rejected.ones_like());
-    PairLogp {
-        policy: ChosenRejected { chosen, rejected },
-        reference: ChosenRejected { chosen: zero.clone(), rejected: zero },
-        lengths: ChosenRejected { chosen: one.clone(), rejected: one },
-        mismatched: None,
-        tied: None,
-        margin: None,
-    }
+    PairLogp::new(
+        ChosenRejected { chosen, rejected },
+        ChosenRejected { chosen: zero.clone(), rejected: zero },
+        ChosenRejected { chosen: one.clone(), rejected: one },
+    )
 }
 
 /// The reference's weights without the trap.

@@ -109,17 +109,8 @@ pub fn dpo_gradient() -> ExactClaim {
         let logp = log_softmax(leaf.clone().unsqueeze::<2>(), 1).squeeze_dim::<1>(0);
         let entry = |x: &Tensor<1>, y: usize| x.clone().narrow(0, y, 1);
         let reference_logp = doubles(&reference, &device);
-        let pairs = PairLogp {
-            policy: ChosenRejected { chosen: entry(&logp, w), rejected: entry(&logp, l) },
-            reference: ChosenRejected { chosen: entry(&reference_logp, w), rejected: entry(&reference_logp, l) },
-            lengths: ChosenRejected {
-                chosen: entry(&reference_logp.ones_like(), w),
-                rejected: entry(&reference_logp.ones_like(), l),
-            },
-            mismatched: None,
-            tied: None,
-            margin: None,
-        };
+        let both = |x: &Tensor<1>| ChosenRejected { chosen: entry(x, w), rejected: entry(x, l) };
+        let pairs = PairLogp::new(both(&logp), both(&reference_logp), both(&reference_logp.ones_like()));
         (preference_loss(&PreferenceLoss::Sigmoid { label_smoothing: 0.0 }, &pairs, beta).loss, leaf)
     };
     let (value, leaf) = loss(&logits);
@@ -168,14 +159,11 @@ pub fn gradient_asymmetry() -> ExactClaim {
 /// The DPO loss at β = 0.1 of two log-ratios.
 fn sigmoid_loss(chosen: Tensor<1>, rejected: Tensor<1>) -> Tensor<1> {
     let (zero, one) = (chosen.zeros_like().detach(), chosen.ones_like().detach());
-    let pairs = PairLogp {
-        policy: ChosenRejected { chosen, rejected },
-        reference: ChosenRejected { chosen: zero.clone(), rejected: zero },
-        lengths: ChosenRejected { chosen: one.clone(), rejected: one },
-        mismatched: None,
-        tied: None,
-        margin: None,
-    };
+    let pairs = PairLogp::new(
+        ChosenRejected { chosen, rejected },
+        ChosenRejected { chosen: zero.clone(), rejected: zero },
+        ChosenRejected { chosen: one.clone(), rejected: one },
+    );
     preference_loss(&PreferenceLoss::Sigmoid { label_smoothing: 0.0 }, &pairs, 0.1).loss
 }
 

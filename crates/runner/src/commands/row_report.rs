@@ -88,7 +88,7 @@ fn use_of_rows(report: &DataReport, source: &RowSource) -> Vec<String> {
     if stats.judged > 0 {
         let [wanted, unwanted] = [wanted, unwanted].map(with_commas);
         lines.push(format!(
-            "{wanted} wanted and {unwanted} unwanted completions can be used, with loss = \"kto\" or \"aot_unpaired\""
+            "{wanted} wanted and {unwanted} unwanted completions can be used, with loss = \"kto\", \"bco\" or \"aot_unpaired\""
         ));
     }
     let counts =

@@ -275,7 +275,7 @@ pub(super) fn adapted(
 pub(super) fn check_unpaired(experiment: &Experiment, rows: &[PreferenceRow]) -> Result<()> {
     let unpaired = rows.iter().filter(|row| row.rejected_prompt.is_some()).count();
     let compares = |point: &ArmPoint| match &point.method {
-        duel_spec::MethodSettings::Dpo(dpo) => !dpo.loss.entry().unpaired,
+        duel_spec::MethodSettings::Dpo(dpo) => !dpo.allows_unpaired(),
         _ => false,
     };
     match experiment.arms.iter().find(|(_, arm)| unpaired > 0 && arm.representative_points().iter().any(compares)) {

@@ -16,8 +16,7 @@ use duel_reward::{LearnedReward, Scorer};
 use duel_spec::seeds::{self, Stream};
 use duel_spec::{
     CheckpointSelection, Clocks, CommonSettings, CriticBody, CriticStart, GrpoSettings, LearnerSettings, LoraTargets,
-    MethodSettings, PairInput, PairLoss, PpoSettings, Recorder, RewardSource, RlooSettings, RolloutSettings, Split,
-    metrics,
+    MethodSettings, PpoSettings, Recorder, RewardSource, RlooSettings, RolloutSettings, Split, metrics,
 };
 use duel_training::{
     BestCheckpoint, Learner, PairBatch, Splits, TrainContext, TrainSchedule, curve_steps, invariants, train,
@@ -302,12 +301,21 @@ fn dpo(
     let (rows, validation) = (of_split(Split::Train), of_split(Split::Validation));
     on_train.check_origin(&inputs.reference_hash, &rows)?;
     on_validation.check_origin(&inputs.reference_hash, &validation)?;
+    // log-probs that weigh the tokens of a pair are of a pass of this arm's own
+    let desensitized = |rows: &[PreferenceRow]| {
+        ReferenceLogp::desensitized(&inputs.reader, &inputs.reference, rows, settings.ld_alpha)
+    };
+    let (on_train, on_validation) = match settings.ld_alpha {
+        1.0 => (on_train, on_validation),
+        _ => (desensitized(&rows), desensitized(&validation)),
+    };
     let dpo_with = |logp| Dpo::new(settings.clone(), inputs.train_reader.clone(), logp, &inputs.config);
     let mut method = dpo_with(on_train.clone()).with_reference(&inputs.reference);
     let validator = dpo_with(on_train).with_reference(&inputs.reference);
-    let steps = (settings.epochs * (rows.len() / settings.batch_size.min(rows.len()))) as u64;
+    let steps = settings.steps(rows.len());
     let mut learner = learner(policy, &settings.common, settings.learning_rate, steps, &inputs);
-    let mut sampler = EpochSampler::new(rows.len(), settings.batch_size, inputs.seed, Stream::DpoRows);
+    let sampler = EpochSampler::new(rows.len(), settings.batch_size, inputs.seed, Stream::DpoRows);
+    let mut sampler = sampler.dropping_last(settings.drop_last);
     let left_out = sampler.left_out();
     let batch = |step| -> Result<_> { Ok(PairBatch::new(&rows, sampler.at(step))) };
     let validate = |policy: &Policy, clocks: Clocks, recorder: &mut dyn Recorder| {
@@ -332,13 +340,13 @@ fn dpo(
     recorder.record("train", clocks, metrics::ROWS_LEFT_OUT, left_out);
     let policy = selected_module(best, learner.into_module(), clocks, recorder).valid();
     validate(&policy.clone().for_inference(), clocks, recorder);
-    recorder.record("train", clocks, metrics::MODELS_RESIDENT, dpo_models_in_memory(settings.loss));
+    recorder.record("train", clocks, metrics::MODELS_RESIDENT, dpo_models_in_memory(settings));
     Ok((policy, clocks))
 }
 
 /// Models in memory of DPO: the policy, and the reference if log-probs are needed that are not in the cache.
-fn dpo_models_in_memory(loss: PairLoss) -> f64 {
-    1.0 + f64::from(loss.takes(PairInput::Mismatched))
+fn dpo_models_in_memory(settings: &duel_spec::DpoSettings) -> f64 {
+    1.0 + f64::from(settings.holds_reference())
 }
 
 /// When a training is evaluated. Its end is evaluated in full by the caller, and is included here only if policies are compared

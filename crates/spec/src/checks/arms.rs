@@ -5,8 +5,8 @@ use crate::arm::ArmPoint;
 use crate::defaults::default_tables;
 use crate::document::Document;
 use crate::experiment::Experiment;
-use crate::method::{Conflict, DpoSettings, KlControl, MethodSettings, RolloutSettings};
-use crate::pair_loss::PairInput;
+use crate::method::{Conflict, KlControl, MethodSettings, RolloutSettings};
+use crate::pair_loss::{PairInput, PairLoss};
 use crate::values::same;
 use toml::Value;
 
@@ -27,10 +27,11 @@ fn check_point(arm: &str, point: &ArmPoint, document: &Document) -> Result<()> {
     let refuse = |key: &str, value: String, accepted: String| {
         Err(document.out_of_range(format!("arms.{arm}.{key}"), value, accepted))
     };
-    if let MethodSettings::Dpo(DpoSettings { loss, batch_size: 1, .. }) = point.method
-        && loss.takes(PairInput::Mismatched)
+    if let MethodSettings::Dpo(dpo) = &point.method
+        && dpo.batch_size == 1
+        && dpo.takes(PairInput::Mismatched)
     {
-        let word = loss.entry().word;
+        let word = PairLoss::Kto.entry().word;
         let accepted =
             format!("at least 2 with loss = \"{word}\", which estimates its KL from the other rows of the batch");
         return refuse("batch_size", "1".into(), accepted);
@@ -66,6 +67,17 @@ fn divisors(n: usize) -> String {
     divisors.join(", ")
 }
 
+/// The setting, if any, because of which a batch's loss is more than the mean of its pairs' losses.
+fn coupling_key(point: &ArmPoint) -> Option<&'static str> {
+    match &point.method {
+        MethodSettings::Dpo(dpo) if dpo.dynamic_beta != 0.0 => Some("dynamic_beta"),
+        MethodSettings::Dpo(dpo) if dpo.couples_pairs() => {
+            Some(if dpo.loss_weights.is_empty() { "loss" } else { "loss_weights" })
+        }
+        _ => None,
+    }
+}
+
 /// A setting of an arm that differs from its default and that none of the arm's points reads. Its origin does not matter: a
 /// run's own copy of its experiment contains every value.
 pub(super) fn check_unused(experiment: &Experiment, document: &Document) -> Result<()> {
@@ -84,11 +96,11 @@ pub(super) fn check_unused(experiment: &Experiment, document: &Document) -> Resu
                 return Err(document.clash(format!("arms.{name}.{table}{setting}"), with, "it is not used"));
             }
         }
-        let couples_pairs =
-            |point: &ArmPoint| matches!(&point.method, MethodSettings::Dpo(dpo) if dpo.loss.entry().couples_pairs);
-        if experiment.learner.accumulate > 1 && points.iter().any(couples_pairs) {
+        if experiment.learner.accumulate > 1
+            && let Some(key) = points.iter().find_map(coupling_key)
+        {
             let why = "the loss depends on all pairs of a batch together, so the batch cannot be split";
-            return Err(document.clash(format!("arms.{name}.loss"), "learner.accumulate", why));
+            return Err(document.clash(format!("arms.{name}.{key}"), "learner.accumulate", why));
         }
         if let Some(Conflict { key, with, why }) = points.iter().find_map(|point| point.method.conflict()) {
             let table = match (arm.grid.contains_key(key), arm.space.contains_key(key)) {

@@ -38,7 +38,7 @@ const CHOICES: &[(&str, &[&str])] = &[
     ("arms.*.kl", &["reward", "loss"]),
     ("arms.*.kl_estimator", &["k1", "k2", "k3", "full"]),
     ("arms.*.kl_control", &["fixed", "adaptive", "target"]),
-    ("arms.*.reference", &["frozen", "ema"]),
+    ("arms.*.reference", &["frozen", "ema", "last"]),
     ("arms.*.scores", &SCALINGS),
     ("arms.*.truncated", &["keep", "mask"]),
     ("arms.*.loss_mean", &["tokens", "responses"]),

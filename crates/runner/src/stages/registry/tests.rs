@@ -8,7 +8,7 @@ use duel_data::grammar::{GrammarWorld, token};
 use duel_model::generate;
 use duel_reward::{GrammarGold, RewardNetwork};
 use duel_spec::metrics::Metric;
-use duel_spec::{DpoSettings, EnsembleScore};
+use duel_spec::{DpoSettings, EnsembleScore, PairLoss};
 use std::sync::LazyLock;
 
 /// The sizes of a small model of the world `grammar`.
@@ -248,18 +248,29 @@ fn the_memory_of_ppo_has_each_model_once() -> Result<()> {
 
 #[test]
 fn the_memory_of_dpo_has_the_reference_where_its_loss_needs_it() {
-    assert_eq!(dpo_models_in_memory(PairLoss::Sigmoid), 1.0);
-    assert_eq!(dpo_models_in_memory(PairLoss::Kto), 2.0);
+    let of =
+        |loss, sync_ref_model| dpo_models_in_memory(&DpoSettings { loss, sync_ref_model, ..DpoSettings::defaults() });
+    assert_eq!([of(PairLoss::Sigmoid, false), of(PairLoss::Kto, false), of(PairLoss::Sigmoid, true)], [1.0, 2.0, 2.0]);
 }
 
 /// Of seven rows three full batches of two are trained on in an epoch, or one batch of them all.
 #[test]
 fn dpo_makes_a_step_for_each_full_batch() -> Result<()> {
-    for (batch_size, steps) in [(2, 9), (7, 3), (10, 3)] {
-        let settings = DpoSettings { batch_size, epochs: 3, ..DpoSettings::defaults() };
+    let defaults = |batch_size| DpoSettings { batch_size, epochs: 3.0, ..DpoSettings::defaults() };
+    let kept = DpoSettings { drop_last: false, ..defaults(2) };
+    for (settings, steps, left_out) in [
+        (defaults(2), 9, 1.0 / 7.0),
+        (defaults(7), 3, 0.0),
+        (defaults(10), 3, 0.0),
+        (DpoSettings { epochs: 0.5, ..defaults(2) }, 2, 1.0 / 7.0),
+        (DpoSettings { max_steps: 5, ..defaults(2) }, 5, 1.0 / 7.0),
+        (kept.clone(), 12, 0.0),
+        (DpoSettings { epochs: 1.25, ..kept }, 5, 0.0),
+    ] {
         let mut recorder = recorder();
+        let what = format!("{settings:?}");
         let (_, clocks) = super::run(&MethodSettings::Dpo(settings), inputs(), &mut no_measure, &mut recorder)?;
-        assert_eq!(clocks.step, steps, "batches of {batch_size}");
+        assert_eq!((clocks.step, last(&recorder, metrics::ROWS_LEFT_OUT)?), (steps, left_out), "{what}");
     }
     Ok(())
 }
