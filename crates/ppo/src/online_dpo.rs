@@ -52,6 +52,7 @@ impl OnlineDpo {
     fn outcome(&self, rollout: &Rollout, labels: &[bool], rows: &[usize], logp: Tensor<2>) -> PreferenceOutcome {
         let (s, reader) = (&self.settings, &self.collector.context.train_reader);
         let mask = rollout.mask_of(rows); // [b, T]
+        let ref_logp = rollout.ref_logp.as_ref().expect("the beta of DPO's loss is above 0");
         let wins: Vec<f32> = rows.chunks_exact(2).map(|pair| f32::from(labels[pair[0] / 2])).collect();
         let pairs = wins.len();
         let wins = Tensor::<1>::from_data(TensorData::new(wins, [pairs]), reader.device()); // [b/2]
@@ -63,7 +64,7 @@ impl OnlineDpo {
         };
         let logp = PairLogp {
             policy: ordered(mask.row_sums(logp)),
-            reference: ordered(mask.row_sums(rows_of(&rollout.ref_logp, rows))),
+            reference: ordered(mask.row_sums(rows_of(ref_logp, rows))),
             lengths: ordered(mask.lengths()),
             mismatched: None,
             tied: None,

@@ -56,14 +56,14 @@ pub fn with_kl_and_entropy(
 ) -> PolicyLoss {
     let mask = rollout.mask_of(rows); // [b, T]
     let PolicyOutput { logp, logits } = output;
-    if s.kl == KlPenalty::Loss {
+    if let (KlPenalty::Loss, Some(ref_logp)) = (s.kl, &rollout.ref_logp) {
         let kl = match (&logits, &rollout.reference) {
             (Some(logits), Some(reference)) if s.kl_estimator == KlEstimator::Full => {
                 let reader = reader.valid();
                 let ref_logits = reader.logits(reference, &reader.tokens(&rollout.responses.select(rows))); // [b, T, V]
                 full_kl(logits.clone(), Tensor::from_inner(ref_logits))
             }
-            _ => estimate_kl(s.kl_estimator, logp, rows_of(&rollout.ref_logp, rows)),
+            _ => estimate_kl(s.kl_estimator, logp, rows_of(ref_logp, rows)),
         };
         policy.loss = policy.loss + mask.average(kl) * rollout.beta;
     }

@@ -8,9 +8,7 @@ use duel_model::{Flops, Policy, ResponseReader, Responses, TransformerConfig, ge
 use duel_objectives::{Reduction, ResponseMask, full_kl, k1};
 use duel_reward::Scorer;
 use duel_spec::seeds::{self, Stream};
-use duel_spec::{
-    KlEstimator, KlPenalty, LossReduction, ReferenceMode, RolloutSettings, TokenSpec, TruncationHandling, metrics,
-};
+use duel_spec::{KlPenalty, LossReduction, ReferenceMode, RolloutSettings, TokenSpec, TruncationHandling, metrics};
 use duel_training::invariants as training_invariants;
 use duel_training::rounding::nudged;
 use duel_training::{Metrics, Result, logprobs, probes};
@@ -20,8 +18,8 @@ use std::sync::Arc;
 
 /// What a method on rollouts needs besides the module in training.
 pub struct RolloutContext {
-    /// The SFT policy, without gradient.
-    pub reference: Policy,
+    /// The SFT policy, without gradient; `None` where `beta = 0` and nothing reads it.
+    pub reference: Option<Policy>,
     /// Its score is the reward.
     pub scorer: Arc<dyn Scorer>,
     /// Reads without gradient.
@@ -48,8 +46,9 @@ pub struct Rollout {
     pub mask: ResponseMask,
     /// Log-probs under the policy that wrote the responses.
     pub logp: Tensor<2>,
-    pub ref_logp: Tensor<2>,
-    /// The estimate of each token's KL that is penalized.
+    /// Log-probs under the reference; `None` where `beta = 0`.
+    pub ref_logp: Option<Tensor<2>>,
+    /// The estimate of each token's KL that is penalized; 0 where `beta = 0`.
     pub token_kl: Tensor<2>,
     /// The KL coefficient.
     pub beta: f64,
@@ -71,8 +70,8 @@ pub struct BehaviorAndCurrent<'a> {
 pub struct RolloutCollector {
     pub context: RolloutContext,
     settings: RolloutSettings,
-    /// The policy that the KL is measured from, and the KL coefficient.
-    reference: Policy,
+    /// The policy that the KL is measured from, where `beta > 0`, and the KL coefficient.
+    reference: Option<Policy>,
     beta: f64,
     /// Mean and variance of all scores so far.
     seen: RunningMoments,
@@ -93,29 +92,31 @@ pub struct CollectorState {
 impl RolloutCollector {
     /// What a resumed training needs.
     pub fn state(&self) -> CollectorState {
-        let follows = self.settings.reference == ReferenceMode::Ema;
-        let reference = follows.then(|| weights::flatten(&self.reference));
+        let following = self.reference.as_ref().filter(|_| self.settings.reference == ReferenceMode::Ema);
+        let reference = following.map(weights::flatten);
         CollectorState { reference, beta: self.beta, seen: self.seen, iteration: self.iteration }
     }
 
     /// Continues from a state.
     pub fn resume(&mut self, state: CollectorState) {
         let CollectorState { reference, beta, seen, iteration } = state;
-        if let Some(reference) = reference {
-            self.reference = weights::unflatten(self.reference.clone(), &reference);
+        if let Some(weights) = reference {
+            self.reference = self.reference.take().map(|policy| weights::unflatten(policy, &weights));
         }
         (self.beta, self.seen, self.iteration) = (beta, seen, iteration);
     }
 
     /// `settings` in full; see `defaults.toml` for units and sources.
-    pub fn new(context: RolloutContext, settings: RolloutSettings) -> Self {
-        let (reference, beta) = (context.reference.clone(), settings.beta);
+    pub fn new(mut context: RolloutContext, settings: RolloutSettings) -> Self {
+        let beta = settings.beta;
+        let reference = context.reference.take().filter(|_| beta > 0.0);
+        assert_eq!(reference.is_some(), beta > 0.0, "a KL penalty needs its reference");
         Self { context, settings, reference, beta, seen: RunningMoments::default(), iteration: 0 }
     }
 
     #[cfg(test)]
-    pub(crate) fn reference(&self) -> &Policy {
-        &self.reference
+    pub(crate) fn reference(&self) -> Option<&Policy> {
+        self.reference.as_ref()
     }
 
     /// Samples one response per prompt, reads its log-probs under policy and reference, and scores it. `blocks` are the
@@ -144,7 +145,7 @@ impl RolloutCollector {
             fused.unwrap_or_else(|| logprobs::response_logp(train_reader, actors.current, block).inner())
         };
         let logp = map_blocks(&responses, blocks, read); // [B, T]
-        let ref_logp = logprobs::response_logp(reader, &self.reference, &responses); // [B, T]
+        let ref_logp = self.reference.as_ref().map(|reference| logprobs::response_logp(reader, reference, &responses)); // [B, T]
         let raw = scorer.score(&responses).map_err(unscored)?; // [B]
         metrics.check(|| {
             if self.iteration == 0 {
@@ -159,16 +160,17 @@ impl RolloutCollector {
 
         // Generate, old log-probs, reference and score passes: one forward each (docs/verdicts.md, FLOPs).
         let tokens = responses.token_count();
-        let mut passes = 3;
-        let full = s.kl == KlPenalty::Reward && s.kl_estimator == KlEstimator::Full;
-        let token_kl = if full {
-            passes += 2;
-            let read = |policy, block: &Responses| reader.logits(policy, &reader.tokens(block)); // [b, T, V]
-            let each = logprobs::blocks_of_logits(reader, &responses)
-                .map(|b| full_kl(read(actors.behavior, &b), read(&self.reference, &b)));
-            Tensor::cat(each.collect(), 0)
-        } else {
-            estimate_kl(s.kl_estimator, logp.clone(), ref_logp.clone())
+        let mut passes = if self.reference.is_some() { 3 } else { 2 };
+        let token_kl = match (&self.reference, &ref_logp) {
+            (Some(reference), _) if s.penalizes_full_kl(KlPenalty::Reward) => {
+                passes += 2;
+                let read = |policy, block: &Responses| reader.logits(policy, &reader.tokens(block)); // [b, T, V]
+                let each = logprobs::blocks_of_logits(reader, &responses)
+                    .map(|b| full_kl(read(actors.behavior, &b), read(reference, &b)));
+                Tensor::cat(each.collect(), 0)
+            }
+            (_, Some(ref_logp)) => estimate_kl(s.kl_estimator, logp.clone(), ref_logp.clone()),
+            (_, None) => logp.zeros_like(),
         };
         let scores = shaped(s, &mut self.seen, &raw, |row| responses.ended(row, space));
         metrics.cost.sampled_tokens += responses.response_tokens();
@@ -176,10 +178,12 @@ impl RolloutCollector {
         metrics.cost.flops += passes as f64 * Flops::policy(config).forward(tokens) + scorer_flops * tokens as f64;
 
         let mask = loss_mask(s, &responses, space, reader.device()); // [B, T]
-        let reference = s.needs_full_logits().then(|| self.reference.clone());
+        let reference = self.reference.clone().filter(|_| s.needs_full_logits());
         let rollout = Rollout { responses, mask, logp, ref_logp, token_kl, beta: self.beta, scores, reference };
-        training_invariants::finite(step, "the rollout's KL to the reference", rollout.mean_kl())?;
-        invariants::kl_coef_is_positive(step, self.beta)?;
+        if let Some(kl) = rollout.mean_kl() {
+            training_invariants::finite(step, "the rollout's KL to the reference", kl)?;
+            invariants::kl_coef_is_positive(step, self.beta)?;
+        }
         rollout.record(&raw, reader, metrics);
         Ok(rollout)
     }
@@ -187,13 +191,17 @@ impl RolloutCollector {
     /// Updates what the next rollout depends on: the KL coefficient by the KL of this one, and a reference that follows.
     pub fn next(&mut self, rollout: &Rollout, actor: &Policy) {
         let s = &self.settings;
-        self.beta = next_kl_coef(s, self.beta, rollout.mean_kl(), rollout.responses.len());
+        if let Some(kl) = rollout.mean_kl() {
+            self.beta = next_kl_coef(s, self.beta, kl, rollout.responses.len());
+        }
         if s.reference == ReferenceMode::Ema {
             let (decay, current) = (s.reference_decay as f32, weights::flatten(&actor.clone().merged()));
-            let reference = weights::flatten(&self.reference);
-            let blend: Vec<f32> =
-                reference.iter().zip(current).map(|(old, new)| decay * old + (1.0 - decay) * new).collect();
-            self.reference = weights::unflatten(self.reference.clone(), &blend);
+            self.reference = self.reference.take().map(|reference| {
+                let old = weights::flatten(&reference);
+                let blend: Vec<f32> =
+                    old.iter().zip(current).map(|(old, new)| decay * old + (1.0 - decay) * new).collect();
+                weights::unflatten(reference, &blend)
+            });
         }
         self.iteration += 1;
     }
@@ -206,9 +214,11 @@ impl Rollout {
         ResponseMask::from_lengths(&self.responses.lengths(), columns, &self.logp.device()) // [B, T]
     }
 
-    /// k1 of each response, nats, `[B]`: also of those that no loss counts, since the policy sampled them.
-    fn kl(&self) -> Tensor<1> {
-        self.all_tokens().row_sums(k1(self.logp.clone(), self.ref_logp.clone()))
+    /// k1 of each response, nats, `[B]`: also of those that no loss counts, since the policy sampled them. `None` without a
+    /// reference.
+    fn kl(&self) -> Option<Tensor<1>> {
+        let ref_logp = self.ref_logp.clone()?;
+        Some(self.all_tokens().row_sums(k1(self.logp.clone(), ref_logp)))
     }
 
     /// The penalized KL of each response, `[B]`.
@@ -252,11 +262,11 @@ impl Rollout {
 
     /// Mean of score minus KL penalty.
     pub fn mean_return(&self) -> f64 {
-        mean(self.scores.iter().copied()) - self.beta * self.mean_kl()
+        mean(self.scores.iter().copied()) - self.mean_kl().map_or(0.0, |kl| self.beta * kl)
     }
 
-    fn mean_kl(&self) -> f64 {
-        mean(host(self.kl()).into_iter().map(f64::from))
+    fn mean_kl(&self) -> Option<f64> {
+        self.kl().map(|kl| mean(host(kl).into_iter().map(f64::from)))
     }
 
     fn record(&self, raw: &[f64], reader: &ResponseReader, metrics: &mut Metrics) {
@@ -266,7 +276,9 @@ impl Rollout {
         let unended = (0..responses.len()).filter(|&row| !responses.ended(row, reader.space())).count();
         metrics.put(metrics::ROLLOUT_PROXY, mean(raw.iter().copied()));
         metrics.put(metrics::KL_PRICE, self.beta);
-        metrics.put(metrics::ROLLOUT_KL, self.mean_kl());
+        if let Some(kl) = self.mean_kl() {
+            metrics.put(metrics::ROLLOUT_KL, kl);
+        }
         metrics.put(metrics::ROLLOUT_LENGTH, responses.response_tokens() as f64 / n);
         metrics.put(metrics::ROLLOUT_ENTROPY, -f64::from(host(self.all_tokens().mean(logp.clone()))[0]));
         metrics.put(metrics::ROLLOUT_UNENDED, unended as f64 / n);
@@ -327,16 +339,18 @@ mod tests {
             mask: ResponseMask::from_lengths(&[2, 0], 2, &device).averaging(Reduction::Responses), // the second was cut off
             token_kl: k1(logp.clone(), ref_logp.clone()),
             logp,
-            ref_logp,
+            ref_logp: Some(ref_logp),
             beta: 0.5,
             scores: vec![1.0, 2.0],
             reference: None,
         };
-        assert_eq!(rollout.mean_kl(), 3.0); // (1 + 1 + 2 + 2) / 2
+        assert_eq!(rollout.mean_kl(), Some(3.0)); // (1 + 1 + 2 + 2) / 2
         assert_eq!(host(rollout.penalized_kl()), [2.0, 4.0]);
         assert_eq!(rollout.mean_return(), 0.0); // 1.5 − 0.5 · 3
         assert_eq!((rollout.weight(&[0, 1]), rollout.tokens(&[0, 1])), (1.0, 2.0));
         assert_eq!((rollout.weight(&[1]), rollout.tokens(&[1])), (0.0, 0.0));
+        let without_reference = Rollout { ref_logp: None, beta: 0.0, ..rollout };
+        assert_eq!((without_reference.mean_kl(), without_reference.mean_return()), (None, 1.5));
     }
 
     #[test]
@@ -356,7 +370,7 @@ mod tests {
         let rollout = Rollout {
             mask: ResponseMask::from_lengths(&[2, 2, 0, 1], 3, &device),
             token_kl: logp.zeros_like(),
-            ref_logp: logp.clone() - 0.5,
+            ref_logp: Some(logp.clone() - 0.5),
             logp,
             responses,
             beta: 0.25,

@@ -6,7 +6,7 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use duel_model::{Flops, weights::host};
 use duel_objectives::PolicyLoss;
-use duel_spec::{KlEstimator, KlPenalty, RolloutSettings, metrics, seeds};
+use duel_spec::{KlPenalty, RolloutSettings, metrics, seeds};
 use duel_training::invariants as training_invariants;
 use duel_training::rounding::nudged;
 use duel_training::{Learner, Metrics, Result, Update, pairs::shuffled_batches, probes};
@@ -68,7 +68,7 @@ impl MinibatchUpdater {
         others: f64,
         mut rng: seeds::Rng,
     ) -> Self {
-        let scored = u64::from(s.kl == KlPenalty::Loss && s.kl_estimator == KlEstimator::Full);
+        let scored = u64::from(s.penalizes_full_kl(KlPenalty::Loss));
         let flops = policy.train(1) + policy.forward(scored) + others;
         let RolloutSettings { epochs, minibatches, target_kl, clip_range, .. } = *s;
         let first_epoch = shuffled(responses, unit, minibatches, &mut rng);

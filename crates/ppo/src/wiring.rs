@@ -55,7 +55,7 @@ fn reader() -> ResponseReader {
 /// The reference is another policy than the one that trains.
 pub(crate) fn context() -> RolloutContext {
     RolloutContext {
-        reference: policy(1).no_grad(),
+        reference: Some(policy(1).no_grad()),
         scorer: Arc::new(reward()),
         reader: reader(),
         train_reader: ResponseReader::new(&space(), &Device::flex().autodiff()),
@@ -151,6 +151,8 @@ fn every_method_costs_what_its_models_count() {
     costs_what_is_counted("PPO, whole KL", ppo(full.clone(), CriticBody::Separate), separate(), 1, 0.0);
     let in_loss = RolloutSettings { kl: KlPenalty::Loss, ..full };
     costs_what_is_counted("PPO, whole KL in the loss", ppo(in_loss, CriticBody::Separate), separate(), 1, 0.0);
+    let no_kl = RolloutSettings { beta: 0.0, ..settings() };
+    costs_what_is_counted("PPO, beta = 0", ppo(no_kl, CriticBody::Separate), separate(), 1, 0.0);
     // a shared critic's values are those of the actor's pass, which is made once more for them
     let shared = actor_critic(CriticBody::Shared);
     costs_what_is_counted("PPO, shared critic", ppo(settings(), CriticBody::Shared), shared, 1, 1.0);
@@ -181,6 +183,7 @@ fn every_method_counts_its_tokens() {
     let (separate, shared) = (CriticBody::Separate, CriticBody::Shared);
     let full = RolloutSettings { kl_estimator: KlEstimator::Full, ..settings() };
     let in_loss = RolloutSettings { kl: KlPenalty::Loss, ..settings() };
+    let free_of_kl = |kl| RolloutSettings { beta: 0.0, kl, ..full.clone() };
     let free = RolloutContext { scorer: Arc::new(CountFives), scorer_flops: 0.0, ..context() };
     let others = Baseline::LeaveOneOut { group: 2 };
     for (what, cost, read) in [
@@ -190,9 +193,12 @@ fn every_method_counts_its_tokens() {
         // policy and reference once more, for all their logits; in the loss the reference, in both epochs
         ("PPO, whole KL", of_ppo(full.clone(), separate), 6),
         ("PPO, KL in the loss", of_ppo(in_loss.clone(), separate), 4),
-        ("PPO, whole KL in the loss", of_ppo(RolloutSettings { kl: KlPenalty::Loss, ..full }, separate), 6),
+        ("PPO, whole KL in the loss", of_ppo(RolloutSettings { kl: KlPenalty::Loss, ..full.clone() }, separate), 6),
         ("RLOO", group(others, context()), 3),
         ("RLOO on gold", group(others, free), 2),
+        // the policy itself and the reward model: with beta = 0 there is no reference, whatever the estimator
+        ("PPO, beta = 0", of_ppo(free_of_kl(KlPenalty::Reward), shared), 2),
+        ("PPO, beta = 0 in the loss", of_ppo(free_of_kl(KlPenalty::Loss), shared), 2),
         ("online DPO", cost_of(online_dpo(), actor(), 2), 3),
         ("RAFT", cost_of(raft(), actor(), 2), 3),
     ] {
@@ -249,6 +255,8 @@ fn every_method_resumes_from_its_state() {
     let online =
         || duel_spec::OnlineDpoSettings { shared: settings(), pair_loss: OnlineLoss::Sigmoid, label_temperature: 1.0 };
     resumes("online DPO", || OnlineDpo::new(online(), context()), actor());
+    let no_kl = || RolloutSettings { beta: 0.0, scores: Normalization::White, ..self::settings() };
+    resumes("REINFORCE without a reference", || PolicyGradient::new(past, no_kl(), context()), actor());
     resumes("RAFT", || Raft::new(duel_spec::RaftSettings { shared: settings(), group: 2 }, context()), actor());
 }
 
@@ -395,7 +403,7 @@ pub(crate) fn rollout(scores: [f64; ROWS], apart: [f64; ROWS], beta: f64) -> Rol
         mask: ResponseMask::from_lengths(&[T; ROWS], T, &device),
         token_kl: k1(logp.clone(), ref_logp.clone()),
         logp,
-        ref_logp,
+        ref_logp: Some(ref_logp),
         beta,
         scores: scores.into(),
         reference: None,
@@ -465,7 +473,7 @@ fn a_reference_that_follows_moves_by_one_minus_its_decay() {
         let mut collector = RolloutCollector::new(context(), settings);
         collector.next(&rollout, &policy(2));
         assert_eq!(collector.iteration, 1);
-        weights::flatten(collector.reference())
+        weights::flatten(collector.reference().expect("beta is above 0"))
     };
     let [old, new] = [policy(1), policy(2)].map(|policy| weights::flatten(&policy));
     assert_eq!(after(ReferenceMode::Frozen), old);

@@ -200,7 +200,7 @@ fn golden_ppo_updates_minibatch_by_minibatch() {
         mask: mask.clone(),
         token_kl: start.token_kl(),
         logp: start.list("old_logprobs"),
-        ref_logp: start.list("reference_logprobs"),
+        ref_logp: Some(start.list("reference_logprobs")),
         beta: start.settings.shared.beta,
         scores: start.scores(),
         reference: None,

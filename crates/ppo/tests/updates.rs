@@ -36,7 +36,7 @@ fn policy() -> Policy {
 
 fn context() -> RolloutContext {
     RolloutContext {
-        reference: policy().valid(),
+        reference: Some(policy().valid()),
         scorer: Arc::new(Count),
         reader: ResponseReader::new(&space(), &Device::flex()),
         train_reader: ResponseReader::new(&space(), &Device::flex().autodiff()),
@@ -193,6 +193,7 @@ fn metrics_and_the_stop_do_not_depend_on_the_parts() {
             "method = \"grpo\"\nloss_mean = \"responses\"\ngroup = 4\nlearning_rate = 0.1\nentropy_coef = 0.01\ntarget_kl = inf",
             false,
         ),
+        ("method = \"grpo\"\nbeta = 0\ngroup = 4\nlearning_rate = 0.1\ntarget_kl = inf", false),
         ("method = \"online_dpo\"\nlearning_rate = 0.1\nepochs = 2\ntarget_kl = inf", false),
         ("method = \"raft\"\ngroup = 4\nlearning_rate = 0.1", true),
         ("method = \"reinforce\"\nlearning_rate = 0.1\ntruncated = \"mask\"\ntarget_kl = inf", true),

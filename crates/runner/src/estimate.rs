@@ -10,8 +10,8 @@ use duel_data::grammar::RESPONSES;
 use duel_model::{Flops, TransformerConfig};
 use duel_reward::PretrainedReward;
 use duel_spec::{
-    CriticBody, DpoSettings, Experiment, JudgeKind, MethodSettings, ModelNumbers, PairInput, RewardSource, RmModel,
-    RolloutSettings, TokenSpec, WorldKind,
+    CriticBody, DpoSettings, Experiment, JudgeKind, KlPenalty, MethodSettings, ModelNumbers, PairInput, RewardSource,
+    RmModel, RolloutSettings, TokenSpec, WorldKind,
 };
 use serde::Serialize;
 use std::path::Path;
@@ -245,14 +245,18 @@ impl<'a> Estimator<'a> {
         // of the policy's shape, whose memory is counted with the policy's
         let judges = if shared.reward == RewardSource::Rm && scorer.weights == 0.0 { scorers } else { 0.0 };
         let updates = shared.epochs as f64 * rows * columns;
-        let flops = policy.forward * (rows * response_tokens + 2.0 * rows * columns + 3.0 * updates)
+        // log-probs of policy and reference, and the logits of both where a KL is over the whole vocabulary
+        let full_kl = |kl| f64::from(shared.penalizes_full_kl(kl));
+        let reads = 1.0 + f64::from(shared.beta > 0.0) + 2.0 * full_kl(KlPenalty::Reward);
+        let update_reads = full_kl(KlPenalty::Loss);
+        let flops = policy.forward * (rows * response_tokens + reads * rows * columns + (3.0 + update_reads) * updates)
             + scorer.forward * rows * columns * scorers
             + scalar.forward * critic * (rows * columns + 3.0 * updates);
         let iteration = RolloutWork {
             episodes: shared.episodes as f64,
             minibatches: shared.minibatches as f64,
             epochs: shared.epochs as f64,
-            reads: 2.0,
+            reads: reads + update_reads * shared.epochs as f64,
             scalar_reads: scorers * scorer.relative_seconds + critic,
             critics: critic,
         };

@@ -152,7 +152,12 @@ pub struct RolloutSettings {
 impl RolloutSettings {
     /// Whether a loss needs the policy's full distribution at each position.
     pub fn needs_full_logits(&self) -> bool {
-        self.entropy_coef != 0.0 || (self.kl == KlPenalty::Loss && self.kl_estimator == KlEstimator::Full)
+        self.entropy_coef != 0.0 || self.penalizes_full_kl(KlPenalty::Loss)
+    }
+
+    /// Whether a KL over the whole vocabulary is penalized there.
+    pub fn penalizes_full_kl(&self, kl: KlPenalty) -> bool {
+        self.beta > 0.0 && self.kl == kl && self.kl_estimator == KlEstimator::Full
     }
 
     /// The setting, if any, because of which `key` is not used.
@@ -161,9 +166,25 @@ impl RolloutSettings {
             "kl_target" | "kl_horizon" if self.kl_control == KlControl::Fixed => Some("kl_control = \"fixed\""),
             "kl_horizon" if self.kl_control == KlControl::Target => Some("kl_control = \"target\""),
             "reference_decay" if self.reference == ReferenceMode::Frozen => Some("reference = \"frozen\""),
+            "kl" | "kl_estimator" if self.beta == 0.0 => Some("beta = 0"),
             "eos_penalty" if self.truncated == TruncationHandling::Mask => Some("truncated = \"mask\""),
             _ => None,
         }
+    }
+}
+
+impl RolloutSettings {
+    /// A setting of the KL penalty that cannot be without one.
+    fn conflict_with_no_kl(&self) -> Option<Conflict> {
+        let (key, why) = match (self.kl_control, self.reference) {
+            _ if self.beta > 0.0 => return None,
+            (KlControl::Adaptive | KlControl::Target, _) => {
+                ("kl_control", "a coefficient of 0 stays 0, whatever it is multiplied by")
+            }
+            (_, ReferenceMode::Ema) => ("reference", "without a KL penalty no reference is read"),
+            _ => return None,
+        };
+        Some(Conflict { key, with: "beta = 0".into(), why })
     }
 }
 
@@ -398,6 +419,11 @@ impl MethodSettings {
 
     /// Settings that are both used and cannot be combined.
     pub(crate) fn conflict(&self) -> Option<Conflict> {
+        if let Some(shared) = self.on_policy()
+            && let Some(conflict) = shared.conflict_with_no_kl()
+        {
+            return Some(conflict);
+        }
         if let Some(RolloutSettings { kl: KlPenalty::Loss, kl_estimator: KlEstimator::K1, .. }) = self.on_policy() {
             let why = "the gradient of k1 has mean 0, so it would penalize nothing";
             return Some(Conflict { key: "kl_estimator", with: "kl = \"loss\"".into(), why });

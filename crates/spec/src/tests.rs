@@ -293,3 +293,29 @@ fn rows_may_be_in_several_files_and_under_any_names() {
         assert!(error.contains(problem), "{settings}: {error}");
     }
 }
+
+/// What a setting of an arm is refused with.
+fn message_of(arm: &str) -> String {
+    let error = parse(&format!("[arms.a]\n{arm}")).map(|_| ()).expect_err(arm);
+    format!("{error} {} {}", error.label(), error.hint())
+}
+
+#[test]
+fn without_a_kl_penalty_its_settings_are_refused() {
+    for method in ["ppo", "reinforce", "rloo", "grpo", "raft"] {
+        assert!(parse(&format!("[arms.a]\nmethod = \"{method}\"\nbeta = 0\n")).is_ok(), "{method}");
+    }
+    for (arm, says) in [
+        ("method = \"dpo\"\nbeta = 0\n", "a number above 0"),
+        ("method = \"online_dpo\"\nbeta = 0.0\n", "a number above 0"),
+        ("method = \"ppo\"\nbeta = -1\n", "at least 0"),
+        ("method = \"ppo\"\nbeta = 0\nkl_control = \"adaptive\"\n", "stays 0"),
+        ("method = \"rloo\"\nbeta = 0\nreference = \"ema\"\n", "no reference is read"),
+        ("method = \"rloo\"\nkl_control = \"target\"\ngrid.beta = [0.1, 0.0]\n", "stays 0"),
+        ("method = \"grpo\"\nbeta = 0\nkl = \"reward\"\n", "not used"),
+        ("method = \"ppo\"\nbeta = 0\nkl_estimator = \"full\"\n", "not used"),
+    ] {
+        let message = message_of(arm);
+        assert!(message.contains(says), "{arm}: {message}");
+    }
+}

@@ -35,6 +35,10 @@ fn check_point(arm: &str, point: &ArmPoint, document: &Document) -> Result<()> {
             format!("at least 2 with loss = \"{word}\", which estimates its KL from the other rows of the batch");
         return refuse("batch_size", "1".into(), accepted);
     }
+    if point.method.beta() == 0.0 && matches!(point.method, MethodSettings::Dpo(_) | MethodSettings::OnlineDpo(_)) {
+        let accepted = "a number above 0: the loss is a function of beta times log-ratios".into();
+        return refuse("beta", "0".into(), accepted);
+    }
     let Some(shared) = point.method.on_policy() else { return Ok(()) };
     let &RolloutSettings { episodes, minibatches, kl_control, kl_horizon, .. } = shared;
     let group = point.method.group();

@@ -183,7 +183,7 @@ const RANGES: &[(&str, Constraint)] = &[
     ("arms.*.lora_rank", Constraint::Size),
     ("arms.*.lora_alpha", Constraint::Positive),
     ("arms.*.lora_dropout", Constraint::BelowOne),
-    ("arms.*.beta", Constraint::Positive),
+    ("arms.*.beta", Constraint::NotNegative),
     ("arms.*.iterations", Constraint::AtLeastOne),
     ("arms.*.episodes", Constraint::Rows),
     ("arms.*.epochs", Constraint::Rows),
