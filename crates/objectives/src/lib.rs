@@ -8,6 +8,7 @@ mod baselines;
 mod kl;
 mod logprobs;
 mod mask;
+mod policy_loss;
 mod ppo;
 mod preference;
 mod reward;
@@ -17,7 +18,8 @@ pub use baselines::{group_relative, leave_one_out};
 pub use kl::{AdaptiveBeta, full_kl, k1, k2, k3, ppo_kl_penalty_update};
 pub use logprobs::{entropy, token_logp};
 pub use mask::{Reduction, ResponseMask};
-pub use ppo::{PolicyLoss, ValueLoss, clipped_policy_loss, clipped_value_loss};
+pub use policy_loss::{PolicyGradientLoss, PolicyLoss, RatioLevel, Surrogate};
+pub use ppo::{ValueLoss, clipped_value_loss};
 pub use preference::{
     ChosenRejected, KtoWeights, LossProperties, Margin, PairLogp, PreferenceLoss, PreferenceOutcome, chosen_nll,
     chosen_sequence_nll, kto_loss, preference_loss, rao_kupper,

@@ -5,8 +5,8 @@ use crate::rows::rows_of;
 use crate::shaping::estimate_kl;
 use burn::tensor::Tensor;
 use duel_model::{Policy, ResponseReader, Tokens};
-use duel_objectives::{PolicyLoss, entropy, full_kl, token_logp};
-use duel_spec::{KlEstimator, KlPenalty, RolloutSettings};
+use duel_objectives::{PolicyGradientLoss, PolicyLoss, RatioLevel, Surrogate, entropy, full_kl, token_logp};
+use duel_spec::{ImportanceSamplingLevel, KlEstimator, KlPenalty, PolicyObjective, RolloutSettings};
 
 /// A policy's log-probs of the tokens of some responses.
 #[derive(Debug)]
@@ -38,6 +38,26 @@ impl PolicyOutput {
     /// From the policy's tokens.
     pub fn of(s: &RolloutSettings, reader: &ResponseReader, policy: &Policy, tokens: &Tokens) -> Self {
         Self::after(s, reader, policy, reader.hidden_states(policy, tokens), tokens)
+    }
+}
+
+/// The policy-gradient loss of some settings.
+pub fn policy_gradient_loss(s: &RolloutSettings) -> PolicyGradientLoss {
+    let (low, high) = (s.clip_range, s.upper_clip_range());
+    PolicyGradientLoss {
+        level: match s.importance_sampling_level {
+            ImportanceSamplingLevel::Token => RatioLevel::Token,
+            ImportanceSamplingLevel::Sequence => RatioLevel::Sequence,
+            ImportanceSamplingLevel::SequenceToken => RatioLevel::SequenceToken,
+        },
+        surrogate: match s.policy_loss {
+            PolicyObjective::Ppo => Surrogate::Clipped { low, high, dual: s.clip_dual },
+            PolicyObjective::Cispo => Surrogate::ClippedWeight { low, high },
+            PolicyObjective::Sapo => {
+                Surrogate::SoftGate { positive: s.sapo_temperature_pos, negative: s.sapo_temperature_neg }
+            }
+        },
+        off_policy_mask_threshold: s.off_policy_mask_threshold,
     }
 }
 

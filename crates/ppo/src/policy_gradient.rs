@@ -6,13 +6,13 @@
 
 use crate::invariants;
 use crate::iteration_start::{IterationStart, start_iteration};
-use crate::policy::{PolicyOutput, with_kl_and_entropy};
+use crate::policy::{PolicyOutput, policy_gradient_loss, with_kl_and_entropy};
 use crate::rollout::{CollectorState, Rollout, RolloutCollector, RolloutContext};
 use crate::rows::rows_of;
 use crate::updates::MinibatchLosses;
 use burn::tensor::Tensor;
 use duel_model::{Policy, weights::host};
-use duel_objectives::{clipped_policy_loss, group_relative, leave_one_out};
+use duel_objectives::{group_relative, leave_one_out};
 use duel_spec::ids::prompt_hash;
 use duel_spec::seeds::Stream;
 use duel_spec::{KlPenalty, RolloutSettings, metrics};
@@ -96,7 +96,7 @@ impl Method for PolicyGradient {
             let output = PolicyOutput::of(s, reader, actor, &reader.tokens(&rollout.responses.select(rows)));
             let [old_logp, advantages] = [&rollout.logp, &advantages].map(|x| rows_of(x, rows)); // [b, T]
             let (logp, mask) = (output.logp.clone(), rollout.mask_of(rows));
-            let policy = clipped_policy_loss(logp, old_logp, advantages, s.clip_range, &mask);
+            let policy = policy_gradient_loss(s).evaluate(logp, old_logp, advantages, &mask);
             MinibatchLosses { policy: with_kl_and_entropy(policy, s, &rollout, rows, output, reader), value: None }
         };
         updater.run(learner, &rollout, losses, &mut metrics)?;

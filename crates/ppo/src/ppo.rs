@@ -6,7 +6,7 @@
 //! one mask serves both losses; actor and critic are separate networks under one optimizer unless `critic` says otherwise.
 
 use crate::invariants;
-use crate::policy::{PolicyOutput, with_kl_and_entropy};
+use crate::policy::{PolicyOutput, policy_gradient_loss, with_kl_and_entropy};
 use crate::rollout::{BehaviorAndCurrent, CollectorState, Rollout, RolloutCollector, RolloutContext};
 use crate::rows::{map_blocks, rows_of, variance};
 use crate::updates::{MinibatchLosses, MinibatchUpdater};
@@ -15,8 +15,7 @@ use burn::tensor::Tensor;
 use duel_model::weights::{flatten_trained, host};
 use duel_model::{Flops, Policy, ResponseReader, ScalarModel, Tokens, ValueHead};
 use duel_objectives::{
-    Gae, PolicyLoss, ResponseMask, ValueLoss, clipped_policy_loss, clipped_value_loss, gae, kl_shaped_rewards, whiten,
-    whiten_keep_mean,
+    Gae, PolicyLoss, ResponseMask, ValueLoss, clipped_value_loss, gae, kl_shaped_rewards, whiten, whiten_keep_mean,
 };
 use duel_spec::ids::prompt_hash;
 use duel_spec::seeds::{self, Stream};
@@ -157,7 +156,7 @@ impl Experience {
         let tokens = reader.tokens(&rollout.responses.select(rows));
         let (output, values) = module.read(s, reader, &tokens); // [b, T]
 
-        let policy = clipped_policy_loss(output.logp.clone(), old_logp, advantages, s.shared.clip_range, &mask);
+        let policy = policy_gradient_loss(&s.shared).evaluate(output.logp.clone(), old_logp, advantages, &mask);
         let policy = with_kl_and_entropy(policy, &s.shared, rollout, rows, output, reader);
         let value = clipped_value_loss(values, old_values, returns, s.value_clip_range, &mask);
         (policy, value)

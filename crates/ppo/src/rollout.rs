@@ -238,7 +238,9 @@ impl Rollout {
         let lengths = self.counted(rows);
         match self.mask.reduction() {
             Reduction::Tokens => lengths.iter().sum(),
-            Reduction::Responses => lengths.iter().filter(|&&tokens| tokens > 0.0).count() as f64,
+            Reduction::Responses | Reduction::Sums { .. } => {
+                lengths.iter().filter(|&&tokens| tokens > 0.0).count() as f64
+            }
         }
     }
 
@@ -300,6 +302,8 @@ fn loss_mask(s: &RolloutSettings, responses: &Responses, space: &TokenSpec, devi
     let average = match s.loss_mean {
         LossReduction::Tokens => Reduction::Tokens,
         LossReduction::Responses => Reduction::Responses,
+        LossReduction::Constant => Reduction::Sums { per: space.response_tokens },
+        LossReduction::Sum => Reduction::Sums { per: 1 },
     };
     ResponseMask::from_lengths(&counted, space.response_tokens, device).averaging(average) // [B, T]
 }

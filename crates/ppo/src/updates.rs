@@ -19,7 +19,7 @@ pub struct MinibatchUpdater {
     minibatches: usize,
     /// Nats per token, k3 of a minibatch: above it the updates stop.
     target_kl: f64,
-    /// Of the ratio around 1.
+    /// How far from 1 every ratio may be before one is clipped.
     clip_range: f64,
     /// FLOPs of training per token.
     flops: f64,
@@ -70,7 +70,8 @@ impl MinibatchUpdater {
     ) -> Self {
         let scored = u64::from(s.penalizes_full_kl(KlPenalty::Loss));
         let flops = policy.train(1) + policy.forward(scored) + others;
-        let RolloutSettings { epochs, minibatches, target_kl, clip_range, .. } = *s;
+        let RolloutSettings { epochs, minibatches, target_kl, .. } = *s;
+        let clip_range = s.clip_range.min(s.upper_clip_range());
         let first_epoch = shuffled(responses, unit, minibatches, &mut rng);
         Self { epochs, minibatches, target_kl, clip_range, flops, scored, unit, responses, rng, first_epoch }
     }

@@ -193,7 +193,20 @@ fn metrics_and_the_stop_do_not_depend_on_the_parts() {
             "method = \"grpo\"\nloss_mean = \"responses\"\ngroup = 4\nlearning_rate = 0.1\nentropy_coef = 0.01\ntarget_kl = inf",
             false,
         ),
-        ("method = \"grpo\"\nbeta = 0\ngroup = 4\nlearning_rate = 0.1\ntarget_kl = inf", false),
+        ("method = \"grpo\"\nbeta = 0\ngroup = 4\nlearning_rate = 0.1\ntarget_kl = inf\nclip_range_high = 0.28", false),
+        (
+            "method = \"grpo\"\nimportance_sampling_level = \"sequence\"\nclip_range = 1e-2\nloss_mean = \"sum\"\ngroup = 4\nlearning_rate = 0.1\ntarget_kl = inf",
+            false,
+        ),
+        (
+            "method = \"ppo\"\nimportance_sampling_level = \"sequence_token\"\nloss_mean = \"constant\"\nclip_dual = 1.5\nlearning_rate = 0.1\ntarget_kl = inf",
+            false,
+        ),
+        (
+            "method = \"rloo\"\npolicy_loss = \"cispo\"\ngroup = 4\nlearning_rate = 0.1\noff_policy_mask_threshold = 1e-3\ntarget_kl = inf",
+            false,
+        ),
+        ("method = \"grpo\"\npolicy_loss = \"sapo\"\ngroup = 4\nlearning_rate = 0.1\ntarget_kl = inf", false),
         ("method = \"online_dpo\"\nlearning_rate = 0.1\nepochs = 2\ntarget_kl = inf", false),
         ("method = \"raft\"\ngroup = 4\nlearning_rate = 0.1", true),
         ("method = \"reinforce\"\nlearning_rate = 0.1\ntruncated = \"mask\"\ntarget_kl = inf", true),

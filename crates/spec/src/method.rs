@@ -118,6 +118,28 @@ pub enum TruncationHandling {
 pub enum LossReduction {
     Tokens,
     Responses,
+    /// The sum over a response's tokens, divided by the tokens of the longest possible one. Dr. GRPO.
+    Constant,
+    /// The sum over a response's tokens. LUSPO.
+    Sum,
+}
+
+/// The level of the ratio of a policy-gradient loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ImportanceSamplingLevel {
+    Token,
+    Sequence,
+    SequenceToken,
+}
+
+/// What keeps the ratio of a policy-gradient loss near 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PolicyObjective {
+    Ppo,
+    Cispo,
+    Sapo,
 }
 
 /// The settings shared by all methods on rollouts; `[rollouts]` in `defaults.toml`.
@@ -132,7 +154,14 @@ pub struct RolloutSettings {
     pub epochs: usize,
     pub minibatches: usize,
     pub learning_rate: f64,
+    pub policy_loss: PolicyObjective,
+    pub importance_sampling_level: ImportanceSamplingLevel,
     pub clip_range: f64,
+    pub clip_range_high: f64,
+    pub clip_dual: f64,
+    pub sapo_temperature_pos: f64,
+    pub sapo_temperature_neg: f64,
+    pub off_policy_mask_threshold: f64,
     pub target_kl: f64,
     pub kl: KlPenalty,
     pub kl_estimator: KlEstimator,
@@ -150,6 +179,11 @@ pub struct RolloutSettings {
 }
 
 impl RolloutSettings {
+    /// How far above 1 the ratio may be before it is clipped.
+    pub fn upper_clip_range(&self) -> f64 {
+        if self.clip_range_high == 0.0 { self.clip_range } else { self.clip_range_high }
+    }
+
     /// Whether a loss needs the policy's full distribution at each position.
     pub fn needs_full_logits(&self) -> bool {
         self.entropy_coef != 0.0 || self.penalizes_full_kl(KlPenalty::Loss)
@@ -167,6 +201,15 @@ impl RolloutSettings {
             "kl_horizon" if self.kl_control == KlControl::Target => Some("kl_control = \"target\""),
             "reference_decay" if self.reference == ReferenceMode::Frozen => Some("reference = \"frozen\""),
             "kl" | "kl_estimator" if self.beta == 0.0 => Some("beta = 0"),
+            "clip_range" | "clip_range_high" | "clip_dual" if self.policy_loss == PolicyObjective::Sapo => {
+                Some("policy_loss = \"sapo\"")
+            }
+            "clip_dual" if self.policy_loss == PolicyObjective::Cispo => Some("policy_loss = \"cispo\""),
+            "sapo_temperature_pos" | "sapo_temperature_neg" => match self.policy_loss {
+                PolicyObjective::Ppo => Some("policy_loss = \"ppo\""),
+                PolicyObjective::Cispo => Some("policy_loss = \"cispo\""),
+                PolicyObjective::Sapo => None,
+            },
             "eos_penalty" if self.truncated == TruncationHandling::Mask => Some("truncated = \"mask\""),
             _ => None,
         }
@@ -206,8 +249,22 @@ pub struct OnlineDpoSettings {
     pub label_temperature: f64,
 }
 
-/// Settings that only the clipped policy-gradient loss reads.
-const CLIPPED_LOSS_KEYS: [&str; 6] = ["clip_range", "kl", "kl_estimator", "entropy_coef", "loss_mean", "truncated"];
+/// Settings that only the policy-gradient loss reads.
+const POLICY_GRADIENT_KEYS: [&str; 13] = [
+    "policy_loss",
+    "importance_sampling_level",
+    "clip_range",
+    "clip_range_high",
+    "clip_dual",
+    "sapo_temperature_pos",
+    "sapo_temperature_neg",
+    "off_policy_mask_threshold",
+    "kl",
+    "kl_estimator",
+    "entropy_coef",
+    "loss_mean",
+    "truncated",
+];
 
 /// The body of PPO's critic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -407,7 +464,7 @@ impl MethodSettings {
             Self::Ppo(ppo) if key == "critic_start" && ppo.critic == CriticBody::Shared => {
                 Some("critic = \"shared\"".into())
             }
-            Self::OnlineDpo(_) | Self::Raft(_) if CLIPPED_LOSS_KEYS.contains(&key) => {
+            Self::OnlineDpo(_) | Self::Raft(_) if POLICY_GRADIENT_KEYS.contains(&key) => {
                 Some(format!("method = \"{}\"", self.name()))
             }
             _ => {
@@ -427,6 +484,13 @@ impl MethodSettings {
         if let Some(RolloutSettings { kl: KlPenalty::Loss, kl_estimator: KlEstimator::K1, .. }) = self.on_policy() {
             let why = "the gradient of k1 has mean 0, so it would penalize nothing";
             return Some(Conflict { key: "kl_estimator", with: "kl = \"loss\"".into(), why });
+        }
+        if let Self::Ppo(PpoSettings { shared, .. }) = self
+            && shared.importance_sampling_level == ImportanceSamplingLevel::Sequence
+        {
+            let why = "one ratio for a response has one advantage, and a value model gives one to each token; \
+                       \"sequence_token\" takes those";
+            return Some(Conflict { key: "importance_sampling_level", with: "method = \"ppo\"".into(), why });
         }
         match self {
             Self::Dpo(DpoSettings { loss: PairLoss::Kto, kto_desirable: 0.0, kto_undesirable: 0.0, .. }) => {

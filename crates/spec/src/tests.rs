@@ -319,3 +319,32 @@ fn without_a_kl_penalty_its_settings_are_refused() {
         assert!(message.contains(says), "{arm}: {message}");
     }
 }
+
+#[test]
+fn parts_of_a_policy_loss_fit_or_are_refused() {
+    for arm in [
+        "method = \"grpo\"\nimportance_sampling_level = \"sequence\"\nclip_range = 3e-4\nclip_range_high = 4e-4\n",
+        "method = \"ppo\"\nimportance_sampling_level = \"sequence_token\"\nclip_dual = 3\n",
+        "method = \"rloo\"\npolicy_loss = \"cispo\"\nclip_range = inf\nclip_range_high = 4.0\n",
+        "method = \"reinforce\"\npolicy_loss = \"sapo\"\nsapo_temperature_neg = 2.0\n",
+        "method = \"grpo\"\nloss_mean = \"constant\"\noff_policy_mask_threshold = 0.5\n",
+    ] {
+        assert_eq!(refusal(arm), None, "{arm}");
+    }
+    for (arm, says) in [
+        ("method = \"ppo\"\nimportance_sampling_level = \"sequence\"\n", "sequence_token"),
+        ("method = \"ppo\"\nclip_dual = 1.2\n", "above 1.2"),
+        ("method = \"ppo\"\nclip_range_high = 0.5\nclip_dual = 1.3\n", "above 1.5"),
+        ("method = \"ppo\"\nclip_range = inf\nclip_dual = 3\n", "above inf"),
+        ("method = \"ppo\"\nsapo_temperature_pos = 2\n", "not used"),
+        ("method = \"grpo\"\npolicy_loss = \"cispo\"\nclip_dual = 3\n", "not used"),
+        ("method = \"grpo\"\npolicy_loss = \"sapo\"\nclip_range_high = 0.3\n", "not used"),
+        ("method = \"raft\"\npolicy_loss = \"sapo\"\n", "not used"),
+        ("method = \"online_dpo\"\noff_policy_mask_threshold = 0.5\n", "not used"),
+        ("method = \"ppo\"\npolicy_loss = \"gspo\"\n", "cispo"),
+        ("method = \"ppo\"\nclip_range_high = -0.1\n", "at least 0"),
+    ] {
+        let message = message_of(arm);
+        assert!(message.contains(says), "{arm}: {message}");
+    }
+}

@@ -42,6 +42,10 @@ fn check_point(arm: &str, point: &ArmPoint, document: &Document) -> Result<()> {
     let Some(shared) = point.method.on_policy() else { return Ok(()) };
     let &RolloutSettings { episodes, minibatches, kl_control, kl_horizon, .. } = shared;
     let group = point.method.group();
+    let (clip_dual, upper) = (shared.clip_dual, 1.0 + shared.upper_clip_range());
+    if clip_dual.is_finite() && clip_dual <= upper {
+        return refuse("clip_dual", clip_dual.to_string(), format!("above {upper}, where the clip ends, or inf: none"));
+    }
     if !episodes.is_multiple_of(group) {
         let value = format!("{group} does not divide {episodes} episodes");
         return refuse("group", value, format!("a divisor of episodes: {}", divisors(episodes)));

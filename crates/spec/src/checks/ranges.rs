@@ -23,6 +23,8 @@ pub(super) fn check_numbers(document: &Document) -> Result<()> {
 pub(crate) enum Constraint {
     /// A bound; infinite for no bound.
     Bound,
+    /// A bound, or 0 for that of another key.
+    BoundOrZero,
     Positive,
     AtLeastOne,
     NotNegative,
@@ -57,7 +59,7 @@ impl Constraint {
     fn bounds(self) -> (f64, f64) {
         match self {
             Self::Bound | Self::Positive => (SMALLEST, LARGEST),
-            Self::NotNegative => (0.0, LARGEST),
+            Self::NotNegative | Self::BoundOrZero => (0.0, LARGEST),
             Self::AtLeastOne => (1.0, 1e9),
             Self::AtLeastTwo => (2.0, 1e6),
             Self::Count => (0.0, 1e9),
@@ -80,13 +82,14 @@ impl Constraint {
 
     fn accepts(self, x: f64) -> bool {
         let (low, high) = self.bounds();
-        (low..=high).contains(&x) || (x == f64::INFINITY && self == Self::Bound)
+        (low..=high).contains(&x) || (x == f64::INFINITY && matches!(self, Self::Bound | Self::BoundOrZero))
     }
 
     fn description(self) -> String {
         let (low, high) = self.bounds();
         match self {
             Self::Bound => format!("a number above 0 and at most {LARGEST:e}, or inf"),
+            Self::BoundOrZero => format!("a number of at least 0 and at most {LARGEST:e}, or inf"),
             Self::Positive => format!("a number above 0, from {SMALLEST:e} to {LARGEST:e}"),
             Self::NotNegative => format!("a number of at least 0 and at most {LARGEST:e}"),
             Self::Seconds => format!("seconds, above 0 and at most {high}"),
@@ -192,6 +195,11 @@ const RANGES: &[(&str, Constraint)] = &[
     ("arms.*.batch_size", Constraint::Batch),
     ("arms.*.learning_rate", Constraint::Positive),
     ("arms.*.clip_range", Constraint::Bound),
+    ("arms.*.clip_range_high", Constraint::BoundOrZero),
+    ("arms.*.clip_dual", Constraint::Bound),
+    ("arms.*.sapo_temperature_pos", Constraint::Positive),
+    ("arms.*.sapo_temperature_neg", Constraint::Positive),
+    ("arms.*.off_policy_mask_threshold", Constraint::Bound),
     ("arms.*.value_clip_range", Constraint::Bound),
     ("arms.*.kl_target", Constraint::Positive),
     ("arms.*.kl_horizon", Constraint::Positive),
