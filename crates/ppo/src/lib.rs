@@ -9,6 +9,7 @@ mod ppo;
 mod raft;
 mod rollout;
 mod rows;
+mod sampling;
 mod shaping;
 mod updates;
 #[cfg(test)]

@@ -7,6 +7,7 @@ use crate::iteration_start::{IterationStart, start_iteration};
 use crate::policy::PolicyOutput;
 use crate::rollout::{CollectorState, Rollout, RolloutCollector, RolloutContext};
 use crate::rows::rows_of;
+use crate::sampling::RolloutPrompts;
 use crate::updates::MinibatchLosses;
 use burn::tensor::{Tensor, TensorData};
 use duel_model::{Policy, weights::host};
@@ -102,7 +103,7 @@ impl Method for OnlineDpo {
         let (s, stream) = (&self.settings.shared, Stream::OnlineDpoMinibatches);
         // 1. Two responses per prompt from a snapshot of the policy.
         let IterationStart { rollout, behavior, updater } =
-            start_iteration(&mut self.collector, s, 2, stream, prompts, learner, &mut metrics)?;
+            start_iteration(&mut self.collector, s, 2, stream, RolloutPrompts::new(prompts, 2), learner, &mut metrics)?;
 
         // 2. Labels: which of the two is preferred. The accuracy is that of the behavior policy.
         let labels = self.labels(&rollout);

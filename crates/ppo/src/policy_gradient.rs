@@ -9,6 +9,7 @@ use crate::iteration_start::{IterationStart, start_iteration};
 use crate::policy::{PolicyOutput, policy_gradient_loss, with_kl_and_entropy};
 use crate::rollout::{CollectorState, Rollout, RolloutCollector, RolloutContext};
 use crate::rows::rows_of;
+use crate::sampling::RolloutPrompts;
 use crate::updates::MinibatchLosses;
 use burn::tensor::Tensor;
 use duel_model::{Policy, weights::host};
@@ -28,6 +29,16 @@ pub enum Baseline {
     LeaveOneOut { group: usize },
     /// The mean of the responses to the same prompt; with `scale`, also divided by their standard deviation.
     Group { group: usize, scale: bool },
+}
+
+impl Baseline {
+    /// Responses to one prompt.
+    fn group(&self) -> usize {
+        match *self {
+            Self::Past { .. } => 1,
+            Self::LeaveOneOut { group } | Self::Group { group, .. } => group,
+        }
+    }
 }
 
 /// REINFORCE, RLOO or GRPO, by its baseline.
@@ -65,7 +76,7 @@ impl PolicyGradient {
 
 impl Method for PolicyGradient {
     type Module = Policy;
-    /// Prompts, one per response; those of a group are consecutive.
+    /// Prompts, one per response; those of a group are consecutive. Those after the first `episodes` are for dynamic sampling.
     type Batch = Vec<Vec<u32>>;
     type State = (CollectorState, Baseline);
 
@@ -77,6 +88,7 @@ impl Method for PolicyGradient {
         let (mut metrics, step) = (Metrics::default(), learner.step());
         // 1. Roll out with a snapshot of the policy.
         let stream = Stream::CriticFreeMinibatches;
+        let prompts = RolloutPrompts::with_spare(prompts, self.settings.episodes, self.baseline.group());
         let IterationStart { rollout, behavior, updater } =
             start_iteration(&mut self.collector, &self.settings, 1, stream, prompts, learner, &mut metrics)?;
 

@@ -9,6 +9,7 @@ use crate::invariants;
 use crate::policy::{PolicyOutput, policy_gradient_loss, with_kl_and_entropy};
 use crate::rollout::{BehaviorAndCurrent, CollectorState, Rollout, RolloutCollector, RolloutContext};
 use crate::rows::{map_blocks, rows_of, variance};
+use crate::sampling::RolloutPrompts;
 use crate::updates::{MinibatchLosses, MinibatchUpdater};
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -65,7 +66,13 @@ impl Method for Ppo {
         let old = learner.module().valid();
         let actors = BehaviorAndCurrent { behavior: &old.actor, current: &learner.module().actor };
         let first_epoch = updater.first_epoch();
-        let rollout = self.collector.roll_out(actors, prompts, first_epoch, learner.step(), &mut metrics)?;
+        let rollout = self.collector.roll_out(
+            actors,
+            RolloutPrompts::new(prompts, 1),
+            first_epoch,
+            learner.step(),
+            &mut metrics,
+        )?;
         let reader = &self.collector.context.reader;
         let values = map_blocks(&rollout.responses, first_epoch, |b| old.values(reader, &reader.tokens(b))); // [B, T]
 

@@ -2,9 +2,10 @@
 
 use crate::invariants;
 use crate::rows::{index, map_blocks};
-use crate::shaping::{RunningMoments, estimate_kl, next_kl_coef, shaped};
+use crate::sampling::{ResponseSampler, RolloutPrompts, ScoredResponses};
+use crate::shaping::{RunningMoments, estimate_kl, next_kl_coef};
 use burn::tensor::{Device, Tensor};
-use duel_model::{Flops, Policy, ResponseReader, Responses, TransformerConfig, generate, weights, weights::host};
+use duel_model::{Flops, Policy, ResponseReader, Responses, TransformerConfig, weights, weights::host};
 use duel_objectives::{Reduction, ResponseMask, full_kl, k1};
 use duel_reward::Scorer;
 use duel_spec::seeds::{self, Stream};
@@ -119,7 +120,7 @@ impl RolloutCollector {
         self.reference.as_ref()
     }
 
-    /// Samples one response per prompt, reads its log-probs under policy and reference, and scores it. `blocks` are the
+    /// Samples one response per prompt, scores it, and reads its log-probs under policy and reference. `blocks` are the
     /// minibatches of the first epoch.
     ///
     /// # Errors
@@ -127,17 +128,25 @@ impl RolloutCollector {
     pub fn roll_out(
         &mut self,
         actors: BehaviorAndCurrent<'_>,
-        prompts: &[Vec<u32>],
+        prompts: RolloutPrompts<'_>,
         blocks: &[Vec<usize>],
         step: u64,
         metrics: &mut Metrics,
     ) -> Result<Rollout> {
         let RolloutContext { reader, train_reader, scorer, config, scorer_flops, seed, .. } = &self.context;
         let (s, space) = (&self.settings, reader.space());
-        let mut rng = seeds::stream(*seed, Stream::Rollout, self.iteration);
-        let sampler = actors.behavior.clone().for_inference(); // the fast path
-        let responses = generate(&sampler, space, prompts.to_vec(), &mut rng, reader.device());
-        training_invariants::sampled_from_finite(step, &responses)?;
+        let mut sampler = ResponseSampler {
+            settings: s,
+            policy: actors.behavior.clone().for_inference(), // the fast path
+            scorer: scorer.as_ref(),
+            reader,
+            seen: &mut self.seen,
+            rng: seeds::stream(*seed, Stream::Rollout, self.iteration),
+            response_tokens: 0,
+            tokens: 0,
+        };
+        let ScoredResponses { responses, raw, scores } = sampler.sample(step, prompts, metrics)?;
+        let (sampled_responses, sampled) = (sampler.response_tokens, sampler.tokens);
         // Read in the minibatches of the first epoch: the same arithmetic, so the ratios start at 1 to the last bit.
         // Where the device has no fused log-probs, the training module reads: autodiff composes its softmax.
         let read = |block: &Responses| {
@@ -146,7 +155,6 @@ impl RolloutCollector {
         };
         let logp = map_blocks(&responses, blocks, read); // [B, T]
         let ref_logp = self.reference.as_ref().map(|reference| logprobs::response_logp(reader, reference, &responses)); // [B, T]
-        let raw = scorer.score(&responses).map_err(unscored)?; // [B]
         metrics.check(|| {
             if self.iteration == 0 {
                 training_invariants::eos_counts_and_pad_does_not(step, reader, &responses)?;
@@ -172,10 +180,12 @@ impl RolloutCollector {
             (_, Some(ref_logp)) => estimate_kl(s.kl_estimator, logp.clone(), ref_logp.clone()),
             (_, None) => logp.zeros_like(),
         };
-        let scores = shaped(s, &mut self.seen, &raw, |row| responses.ended(row, space));
-        metrics.cost.sampled_tokens += responses.response_tokens();
-        metrics.cost.scored_tokens += tokens * (passes - 1 + u64::from(*scorer_flops > 0.0));
-        metrics.cost.flops += passes as f64 * Flops::policy(config).forward(tokens) + scorer_flops * tokens as f64;
+        let replaced = sampled - tokens; // sampled and scored, and not read again
+        metrics.cost.sampled_tokens += sampled_responses;
+        metrics.cost.scored_tokens += tokens * (passes - 1) + sampled * u64::from(*scorer_flops > 0.0);
+        let policy = Flops::policy(config);
+        metrics.cost.flops += passes as f64 * policy.forward(tokens) + policy.forward(replaced);
+        metrics.cost.flops += scorer_flops * sampled as f64;
 
         let mask = loss_mask(s, &responses, space, reader.device()); // [B, T]
         let reference = self.reference.clone().filter(|_| s.needs_full_logits());
@@ -306,16 +316,6 @@ fn loss_mask(s: &RolloutSettings, responses: &Responses, space: &TokenSpec, devi
         LossReduction::Sum => Reduction::Sums { per: 1 },
     };
     ResponseMask::from_lengths(&counted, space.response_tokens, device).averaging(average) // [B, T]
-}
-
-/// A scorer's error as a training's: one of the reward model passes through, any other keeps its message.
-fn unscored(error: duel_reward::Error) -> duel_training::Error {
-    match error {
-        duel_reward::Error::Training(error) => error,
-        duel_reward::Error::Model(error) => error.into(),
-        duel_reward::Error::Data(error) => error.into(),
-        scorer => duel_training::Error::Unscored { source: Box::new(scorer) },
-    }
 }
 
 fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {

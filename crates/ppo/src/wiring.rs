@@ -2,6 +2,7 @@
 //! from, the policies that they read, and when they start to learn.
 
 use crate::rollout::{BehaviorAndCurrent, Rollout, RolloutCollector, RolloutContext};
+use crate::sampling::{ResponseSampler, RolloutPrompts};
 use crate::{ActorCritic, Baseline, Critic, OnlineDpo, PolicyGradient, Ppo, Raft};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -257,6 +258,10 @@ fn every_method_resumes_from_its_state() {
     resumes("online DPO", || OnlineDpo::new(online(), context()), actor());
     let no_kl = || RolloutSettings { beta: 0.0, scores: Normalization::White, ..self::settings() };
     resumes("REINFORCE without a reference", || PolicyGradient::new(past, no_kl(), context()), actor());
+    let dynamic = || RolloutSettings { dynamic_sampling_rounds: 2, episodes: 4, ..settings() };
+    let group = Baseline::Group { group: 2, scale: true };
+    let even = || RolloutContext { scorer: Arc::new(EqualOnEven), ..context() };
+    resumes("GRPO with dynamic sampling", || PolicyGradient::new(group, dynamic(), even()), actor());
     resumes("RAFT", || Raft::new(duel_spec::RaftSettings { shared: settings(), group: 2 }, context()), actor());
 }
 
@@ -276,7 +281,7 @@ fn the_first_rollout_is_checked() {
     let mut roll_out = |iteration| {
         collector.iteration = iteration;
         let actors = BehaviorAndCurrent { behavior: &behavior, current: &current };
-        collector.roll_out(actors, &prompts(1), &[], 0, &mut Metrics::default()).map(|_| ())
+        collector.roll_out(actors, RolloutPrompts::new(&prompts(1), 1), &[], 0, &mut Metrics::default()).map(|_| ())
     };
     let result = roll_out(0);
     let name = "eos_counts_and_pad_does_not";
@@ -292,6 +297,94 @@ impl duel_reward::Scorer for CountFives {
         let share = |response: &Vec<u32>| response.iter().filter(|&&id| id == 5).count() as f64 / T as f64;
         Ok(batch.responses.iter().map(share).collect())
     }
+}
+
+/// Responses to a prompt whose second token is even all score the same, neighbours to others do not.
+struct EqualOnEven;
+
+impl duel_reward::Scorer for EqualOnEven {
+    fn score(&self, batch: &Responses) -> duel_reward::Result<Vec<f64>> {
+        Ok(batch.prompts.iter().enumerate().map(|(row, prompt)| (row % 2 * (prompt[1] % 2) as usize) as f64).collect())
+    }
+}
+
+/// Prompts in groups of two with these second tokens.
+fn prompts_with(tokens: &[u32]) -> Prompts {
+    tokens.iter().flat_map(|&token| [vec![1, token, 4, 5, 6], vec![1, token, 4, 5, 6]]).collect()
+}
+
+/// Groups without spread are replaced by those of the next spare prompts, in as many rounds as are allowed.
+#[test]
+fn groups_without_spread_are_replaced() -> Result<()> {
+    // of 3, 4, 5 and 6 the second and the fourth: in the first round by 8, which has none, and 7; then by 10, then by 9
+    let prompts = prompts_with(&[3, 4, 5, 6, 8, 7, 10, 9, 3, 3]);
+    for (rounds, groups, replaced) in
+        [(0, [3, 4, 5, 6], 0), (1, [3, 8, 5, 7], 2), (2, [3, 10, 5, 7], 3), (3, [3, 9, 5, 7], 4), (9, [3, 9, 5, 7], 4)]
+    {
+        let s = RolloutSettings { dynamic_sampling_rounds: rounds, ..settings() };
+        let (mut metrics, mut seen) = (Metrics::default(), Default::default());
+        let reader = reader();
+        let mut sampler = ResponseSampler {
+            settings: &s,
+            policy: policy(2),
+            scorer: &EqualOnEven,
+            reader: &reader,
+            seen: &mut seen,
+            rng: seeds::stream(SEED, Stream::Rollout, 0),
+            response_tokens: 0,
+            tokens: 0,
+        };
+        let prompts = RolloutPrompts::with_spare(&prompts, ROWS, 2);
+        let scored = sampler.sample(0, prompts, &mut metrics)?;
+        assert_eq!(scored.responses.prompts, prompts_with(&groups), "{rounds} rounds");
+        let again = duel_reward::Scorer::score(&EqualOnEven, &scored.responses).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!([&scored.raw, &scored.scores], [&again, &again]);
+        let logp = logprobs::sequence_logp(&reader, &policy(2), &scored.responses);
+        for (sampled, logp) in scored.responses.logp.iter().zip(logp) {
+            assert!((sampled.iter().sum::<f32>() - logp).abs() < 1e-3, "the log-probs of a replaced response");
+        }
+        let sampled = (ROWS + 2 * replaced) as u64;
+        assert_eq!([sampler.response_tokens, sampler.tokens], [sampled * T as u64, sampled * (P + T) as u64]);
+        assert_eq!(value_of(&metrics, metrics::GROUPS_WITHOUT_SPREAD), 0.5, "as first sampled");
+        let counted = metrics.values.iter().find(|(metric, _)| *metric == metrics::GROUPS_REPLACED);
+        assert_eq!(counted.map(|(_, groups)| *groups), (rounds > 0).then_some(replaced as f64));
+    }
+    Ok(())
+}
+
+/// What is replaced was sampled and scored, and is paid for; it is not read again.
+#[test]
+fn replaced_groups_are_paid_for() -> Result<()> {
+    let prompts = prompts_with(&[3, 4, 5, 6, 8, 7, 10, 9]);
+    let cost = |dynamic_sampling_rounds| -> Result<IterationCost> {
+        let context = RolloutContext { scorer: Arc::new(EqualOnEven), ..context() };
+        let settings = RolloutSettings { dynamic_sampling_rounds, ..settings() };
+        let mut method = PolicyGradient::new(Baseline::Group { group: 2, scale: true }, settings, context);
+        Ok(method.iteration(&prompts, &mut learner(policy(2).train()))?.cost)
+    };
+    let (plain, dynamic) = (cost(0)?, cost(3)?);
+    let rows = 2 * 4u64;
+    let tokens = rows * (P + T) as u64;
+    assert_eq!(dynamic.sampled_tokens - plain.sampled_tokens, rows * T as u64);
+    assert_eq!(dynamic.scored_tokens - plain.scored_tokens, tokens);
+    assert_eq!(dynamic.trained_tokens, plain.trained_tokens);
+    let flops = Flops::policy(&config()).forward(tokens) + Flops::scalar(&config()).forward(tokens);
+    assert!((dynamic.flops - plain.flops - flops).abs() < 1e-6 * flops, "{} more", dynamic.flops - plain.flops);
+    Ok(())
+}
+
+/// The last tokens up to the longest response take a share of the penalty each.
+#[test]
+fn long_responses_are_penalized() -> Result<()> {
+    let scores = |overlong_buffer| -> Result<f64> {
+        let s = RolloutSettings { overlong_buffer, overlong_penalty: 0.5, ..settings() };
+        let mut method = ppo(s, CriticBody::Separate);
+        let metrics = method.iteration(&prompts(1), &mut learner(actor_critic(CriticBody::Separate)))?;
+        let kl = 0.1 * value_of(&metrics, metrics::ROLLOUT_KL);
+        Ok(value_of(&metrics, metrics::ROLLOUT_RETURN) + kl - value_of(&metrics, metrics::ROLLOUT_PROXY))
+    };
+    assert!((scores(2)? + 0.5).abs() < 1e-6 && scores(0)?.abs() < 1e-6, "all responses have the most tokens");
+    Ok(())
 }
 
 /// Each iteration draws from each of its streams once, at its own number and the configured seed; no two methods share one

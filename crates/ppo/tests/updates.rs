@@ -87,7 +87,8 @@ struct TrainingOutcome {
 /// Trains a method from the same start.
 fn end_of(method: &MethodSettings, settings: &LearnerSettings) -> TrainingOutcome {
     let shared = method.on_policy().unwrap();
-    let (prompts, planned) = (prompts(shared.episodes, method.group()), planned(shared));
+    let prompts = prompts(shared.episodes * (1 + shared.dynamic_sampling_rounds), method.group());
+    let planned = planned(shared);
     let (iterations, context) = (shared.iterations, context());
     fn outcome<M: Module>(learner: &Learner<M>, planned: u64, metrics: Vec<Metrics>) -> TrainingOutcome {
         TrainingOutcome {
@@ -204,6 +205,10 @@ fn metrics_and_the_stop_do_not_depend_on_the_parts() {
         ),
         (
             "method = \"rloo\"\npolicy_loss = \"cispo\"\ngroup = 4\nlearning_rate = 0.1\noff_policy_mask_threshold = 1e-3\ntarget_kl = inf",
+            false,
+        ),
+        (
+            "method = \"grpo\"\nbeta = 0\ngroup = 2\ndynamic_sampling_rounds = 2\noverlong_buffer = 2\nlearning_rate = 0.1\ntarget_kl = inf",
             false,
         ),
         ("method = \"grpo\"\npolicy_loss = \"sapo\"\ngroup = 4\nlearning_rate = 0.1\ntarget_kl = inf", false),

@@ -249,15 +249,18 @@ impl<'a> Estimator<'a> {
         let full_kl = |kl| f64::from(shared.penalizes_full_kl(kl));
         let reads = 1.0 + f64::from(shared.beta > 0.0) + 2.0 * full_kl(KlPenalty::Reward);
         let update_reads = full_kl(KlPenalty::Loss);
-        let flops = policy.forward * (rows * response_tokens + reads * rows * columns + (3.0 + update_reads) * updates)
-            + scorer.forward * rows * columns * scorers
+        let sampled = rows * sampled_per_episode(shared);
+        let flops = policy.forward
+            * (sampled * response_tokens + reads * rows * columns + (3.0 + update_reads) * updates)
+            + scorer.forward * sampled * columns * scorers
             + scalar.forward * critic * (rows * columns + 3.0 * updates);
         let iteration = RolloutWork {
             episodes: shared.episodes as f64,
+            sampled: shared.episodes as f64 * sampled_per_episode(shared),
             minibatches: shared.minibatches as f64,
             epochs: shared.epochs as f64,
             reads: reads + update_reads * shared.epochs as f64,
-            scalar_reads: scorers * scorer.relative_seconds + critic,
+            scalar_reads: scorers * scorer.relative_seconds * sampled_per_episode(shared) + critic,
             critics: critic,
         };
         let seconds = shared.iterations as f64 * self.times.rollout(&iteration);
@@ -313,6 +316,11 @@ impl<'a> Estimator<'a> {
         let logits = batch * (self.sizes.space.response_tokens * self.sizes.config.vocabulary) as f64;
         (4.0 * logits).min(self.experiment.learner.logits_bytes() as f64)
     }
+}
+
+/// Responses sampled for one that is trained on: with dynamic sampling, if half of the groups have no spread in each round.
+fn sampled_per_episode(shared: &RolloutSettings) -> f64 {
+    2.0 - 0.5f64.powi(shared.dynamic_sampling_rounds as i32)
 }
 
 /// Seconds until a plan is done, its stages as long as they are estimated, so many at once; those that are there take none.

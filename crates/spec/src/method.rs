@@ -173,6 +173,9 @@ pub struct RolloutSettings {
     pub scores: Normalization,
     pub score_clip: f64,
     pub eos_penalty: f64,
+    pub overlong_buffer: usize,
+    pub overlong_penalty: f64,
+    pub dynamic_sampling_rounds: usize,
     pub truncated: TruncationHandling,
     pub entropy_coef: f64,
     pub loss_mean: LossReduction,
@@ -210,6 +213,7 @@ impl RolloutSettings {
                 PolicyObjective::Cispo => Some("policy_loss = \"cispo\""),
                 PolicyObjective::Sapo => None,
             },
+            "overlong_penalty" if self.overlong_buffer == 0 => Some("overlong_buffer = 0"),
             "eos_penalty" if self.truncated == TruncationHandling::Mask => Some("truncated = \"mask\""),
             _ => None,
         }
@@ -463,6 +467,11 @@ impl MethodSettings {
             Self::Dpo(dpo) if !dpo.loss.reads(key) => Some(format!("loss = \"{}\"", dpo.loss.entry().word)),
             Self::Ppo(ppo) if key == "critic_start" && ppo.critic == CriticBody::Shared => {
                 Some("critic = \"shared\"".into())
+            }
+            Self::Ppo(_) | Self::Reinforce(_) | Self::OnlineDpo(_) | Self::Raft(_)
+                if key == "dynamic_sampling_rounds" =>
+            {
+                Some(format!("method = \"{}\"", self.name()))
             }
             Self::OnlineDpo(_) | Self::Raft(_) if POLICY_GRADIENT_KEYS.contains(&key) => {
                 Some(format!("method = \"{}\"", self.name()))

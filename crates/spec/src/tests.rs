@@ -327,6 +327,7 @@ fn parts_of_a_policy_loss_fit_or_are_refused() {
         "method = \"ppo\"\nimportance_sampling_level = \"sequence_token\"\nclip_dual = 3\n",
         "method = \"rloo\"\npolicy_loss = \"cispo\"\nclip_range = inf\nclip_range_high = 4.0\n",
         "method = \"reinforce\"\npolicy_loss = \"sapo\"\nsapo_temperature_neg = 2.0\n",
+        "method = \"rloo\"\ndynamic_sampling_rounds = 3\noverlong_buffer = 2\noverlong_penalty = 0.5\n",
         "method = \"grpo\"\nloss_mean = \"constant\"\noff_policy_mask_threshold = 0.5\n",
     ] {
         assert_eq!(refusal(arm), None, "{arm}");
@@ -341,6 +342,10 @@ fn parts_of_a_policy_loss_fit_or_are_refused() {
         ("method = \"grpo\"\npolicy_loss = \"sapo\"\nclip_range_high = 0.3\n", "not used"),
         ("method = \"raft\"\npolicy_loss = \"sapo\"\n", "not used"),
         ("method = \"online_dpo\"\noff_policy_mask_threshold = 0.5\n", "not used"),
+        ("method = \"reinforce\"\ndynamic_sampling_rounds = 1\n", "not used"),
+        ("method = \"raft\"\ndynamic_sampling_rounds = 1\n", "not used"),
+        ("method = \"grpo\"\ndynamic_sampling_rounds = 2000\n", "1000"),
+        ("method = \"ppo\"\noverlong_penalty = 0.5\n", "not used"),
         ("method = \"ppo\"\npolicy_loss = \"gspo\"\n", "cispo"),
         ("method = \"ppo\"\nclip_range_high = -0.1\n", "at least 0"),
     ] {

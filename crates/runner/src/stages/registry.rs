@@ -272,7 +272,8 @@ fn on_rollouts<M: duel_training::Method<Batch = Vec<Vec<u32>>>>(
 ) -> Result<(Policy, Clocks)> {
     let reward_hash = inputs.reward.hash();
     let iterations = shared.iterations as u64;
-    let batch = |iteration| -> Result<_> { Ok(prompts_of(inputs, iteration, shared.episodes, group)) };
+    let episodes = shared.episodes * (1 + shared.dynamic_sampling_rounds); // the others are spare
+    let batch = |iteration| -> Result<_> { Ok(prompts_of(inputs, iteration, episodes, group)) };
     let mut best = BestCheckpoint::new(shared.common.patience);
     let splits = Some(&inputs.splits);
     let mut context =

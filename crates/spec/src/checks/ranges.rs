@@ -30,6 +30,8 @@ pub(crate) enum Constraint {
     NotNegative,
     /// A count that may be zero.
     Count,
+    /// Rounds of sampling, none included.
+    Rounds,
     Fraction,
     BelowOne,
     BelowHalf,
@@ -63,6 +65,7 @@ impl Constraint {
             Self::AtLeastOne => (1.0, 1e9),
             Self::AtLeastTwo => (2.0, 1e6),
             Self::Count => (0.0, 1e9),
+            Self::Rounds => (0.0, 1000.0),
             Self::Seeds => (1.0, 1000.0),
             Self::Seed => (0.0, 9_007_199_254_740_991.0), // 2^53 - 1: exact as a float too
             Self::Size => (1.0, 16384.0),
@@ -207,6 +210,9 @@ const RANGES: &[(&str, Constraint)] = &[
     ("arms.*.score_clip", Constraint::Bound),
     ("arms.*.label_temperature", Constraint::NotNegative),
     ("arms.*.eos_penalty", Constraint::NotNegative),
+    ("arms.*.overlong_buffer", Constraint::Count),
+    ("arms.*.overlong_penalty", Constraint::NotNegative),
+    ("arms.*.dynamic_sampling_rounds", Constraint::Rounds),
     ("arms.*.entropy_coef", Constraint::NotNegative),
     ("arms.*.critic_warmup", Constraint::Count),
     ("arms.*.value_coef", Constraint::NotNegative),
