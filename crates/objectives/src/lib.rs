@@ -12,6 +12,7 @@ mod policy_loss;
 mod ppo;
 mod preference;
 mod reward;
+mod token_weights;
 
 pub use advantages::{Gae, WHITEN_EPS, gae, kl_shaped_rewards, whiten, whiten_keep_mean};
 pub use baselines::{group_relative, leave_one_out};
@@ -25,3 +26,4 @@ pub use preference::{
     chosen_sequence_nll, kto_loss, preference_loss, rao_kupper,
 };
 pub use reward::{BradleyTerry, BradleyTerryOptions, bradley_terry_loss};
+pub use token_weights::high_entropy_tokens;

@@ -8,7 +8,7 @@ use crate::invariants;
 use crate::iteration_start::{IterationStart, start_iteration};
 use crate::policy::{PolicyOutput, policy_gradient_loss, with_kl_and_entropy};
 use crate::rollout::{CollectorState, Rollout, RolloutCollector, RolloutContext};
-use crate::rows::rows_of;
+use crate::rows::{normalize, rows_of, variance};
 use crate::sampling::RolloutPrompts;
 use crate::updates::MinibatchLosses;
 use burn::tensor::Tensor;
@@ -16,7 +16,7 @@ use duel_model::{Policy, weights::host};
 use duel_objectives::{group_relative, leave_one_out};
 use duel_spec::ids::prompt_hash;
 use duel_spec::seeds::Stream;
-use duel_spec::{KlPenalty, RolloutSettings, metrics};
+use duel_spec::{KlPenalty, Normalization, RolloutSettings, metrics};
 use duel_training::{Learner, Method, Metrics, Result};
 use serde::{Deserialize, Serialize};
 
@@ -92,18 +92,27 @@ impl Method for PolicyGradient {
         let IterationStart { rollout, behavior, updater } =
             start_iteration(&mut self.collector, &self.settings, 1, stream, prompts, learner, &mut metrics)?;
 
-        // 2. Advantages: the return of each response less its baseline.
+        // 2. Advantages: the return of each response less its baseline, normalized over all tokens (REINFORCE++).
         let advantages = self.advantages(&rollout); // [B]
         let values: Vec<f64> = host(advantages.clone()).into_iter().map(f64::from).collect();
         if let Baseline::LeaveOneOut { group } | Baseline::Group { group, .. } = self.baseline {
             metrics.check(|| invariants::groups_are_centred(step, &values, group))?;
+        }
+        let raw_advantages = advantages.unsqueeze_dim::<2>(1).expand(rollout.logp.dims()); // [B, T]
+        let normalization = self.settings.advantages;
+        let advantages = normalize(raw_advantages.clone(), normalization, &rollout.mask); // [B, T]
+        if normalization == Normalization::White {
+            metrics.check(|| {
+                let sd = variance(&raw_advantages, &rollout.mask).sqrt();
+                invariants::advantages_are_white(step, &advantages, &raw_advantages, sd, &rollout.mask)
+            })?;
         }
         metrics.put(metrics::ROLLOUT_RETURN, rollout.mean_return());
         metrics.put(metrics::ADVANTAGE_SD, (values.iter().map(|x| x * x).sum::<f64>() / values.len() as f64).sqrt());
 
         // 3. K epochs of minibatches with the clipped loss.
         let (s, reader) = (&self.settings, &self.collector.context.train_reader);
-        let advantages = advantages.unsqueeze_dim::<2>(1).expand(rollout.logp.dims()); // [B, T]
+        let advantages = rollout.weighted(&advantages); // [B, T]
         let losses = |actor: &Policy, rows: &[usize]| {
             let output = PolicyOutput::of(s, reader, actor, &reader.tokens(&rollout.responses.select(rows)));
             let [old_logp, advantages] = [&rollout.logp, &advantages].map(|x| rows_of(x, rows)); // [b, T]

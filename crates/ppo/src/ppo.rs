@@ -8,16 +8,14 @@
 use crate::invariants;
 use crate::policy::{PolicyOutput, policy_gradient_loss, with_kl_and_entropy};
 use crate::rollout::{BehaviorAndCurrent, CollectorState, Rollout, RolloutCollector, RolloutContext};
-use crate::rows::{map_blocks, rows_of, variance};
+use crate::rows::{map_blocks, normalize, rows_of, variance};
 use crate::sampling::RolloutPrompts;
 use crate::updates::{MinibatchLosses, MinibatchUpdater};
 use burn::module::Module;
 use burn::tensor::Tensor;
 use duel_model::weights::{flatten_trained, host};
 use duel_model::{Flops, Policy, ResponseReader, ScalarModel, Tokens, ValueHead};
-use duel_objectives::{
-    Gae, PolicyLoss, ResponseMask, ValueLoss, clipped_value_loss, gae, kl_shaped_rewards, whiten, whiten_keep_mean,
-};
+use duel_objectives::{Gae, PolicyLoss, ValueLoss, clipped_value_loss, gae, kl_shaped_rewards};
 use duel_spec::ids::prompt_hash;
 use duel_spec::seeds::{self, Stream};
 use duel_spec::{CriticBody, KlPenalty, Normalization, PpoSettings as Settings, metrics};
@@ -144,7 +142,7 @@ impl Experience {
         let mask = &rollout.mask;
         let normalized = normalize(rewards.clone(), s.rewards, mask); // [B, T]
         let Gae { advantages: raw_advantages, returns } = gae(normalized, values.clone(), s.gamma, s.lambda, mask);
-        let advantages = normalize(raw_advantages.clone(), s.advantages, mask);
+        let advantages = normalize(raw_advantages.clone(), s.shared.advantages, mask);
         Self { rollout, values, rewards, raw_advantages, advantages, returns }
     }
 
@@ -158,8 +156,9 @@ impl Experience {
     ) -> (PolicyLoss, ValueLoss) {
         let Self { rollout, values: old_values, advantages, returns, .. } = self;
         let mask = rollout.mask_of(rows); // [b, T]
+        let advantages = rollout.weighted(advantages); // [B, T]
         let [old_logp, old_values, advantages, returns] =
-            [&rollout.logp, old_values, advantages, returns].map(|x| rows_of(x, rows)); // [b, T]
+            [&rollout.logp, old_values, &advantages, returns].map(|x| rows_of(x, rows)); // [b, T]
         let tokens = reader.tokens(&rollout.responses.select(rows));
         let (output, values) = module.read(s, reader, &tokens); // [b, T]
 
@@ -173,15 +172,6 @@ impl Experience {
 /// β where the KL is penalized in the reward.
 fn kl_coef(s: &Settings, rollout: &Rollout) -> f64 {
     if s.shared.kl == KlPenalty::Reward { rollout.beta } else { 0.0 }
-}
-
-/// `[B, T]` over the counted tokens of a rollout.
-fn normalize(x: Tensor<2>, normalization: Normalization, mask: &ResponseMask) -> Tensor<2> {
-    match normalization {
-        Normalization::Raw => x,
-        Normalization::Scaled => whiten_keep_mean(x, mask),
-        Normalization::White => whiten(x, mask),
-    }
 }
 
 impl ActorCritic {
@@ -233,7 +223,7 @@ impl Ppo {
                 let at_one = gae(rewards.clone(), values.clone(), 1.0, 1.0, mask).advantages; // [B, T]
                 invariants::gae_at_one_is_return_minus_value(step, &at_one, rewards, values, mask)?;
             }
-            if s.advantages == Normalization::White {
+            if s.shared.advantages == Normalization::White {
                 let sd = variance(raw_advantages, mask).sqrt();
                 invariants::advantages_are_white(step, advantages, raw_advantages, sd, mask)?;
             }
@@ -269,8 +259,8 @@ mod tests {
 
     fn method(advantages: Normalization) -> Ppo {
         let method = ppo(settings(), CriticBody::Separate);
-        let settings =
-            Settings { advantages, rewards: Normalization::Raw, gamma: 1.0, lambda: 1.0, ..method.settings.clone() };
+        let mut settings = Settings { rewards: Normalization::Raw, gamma: 1.0, lambda: 1.0, ..method.settings.clone() };
+        settings.shared.advantages = advantages;
         Ppo { settings, ..method }
     }
 

@@ -6,7 +6,7 @@ use crate::sampling::{ResponseSampler, RolloutPrompts, ScoredResponses};
 use crate::shaping::{RunningMoments, estimate_kl, next_kl_coef};
 use burn::tensor::{Device, Tensor};
 use duel_model::{Flops, Policy, ResponseReader, Responses, TransformerConfig, weights, weights::host};
-use duel_objectives::{Reduction, ResponseMask, full_kl, k1};
+use duel_objectives::{Reduction, ResponseMask, entropy, full_kl, high_entropy_tokens, k1};
 use duel_reward::Scorer;
 use duel_spec::seeds::{self, Stream};
 use duel_spec::{KlPenalty, LossReduction, ReferenceMode, RolloutSettings, TokenSpec, TruncationHandling, metrics};
@@ -55,6 +55,8 @@ pub struct Rollout {
     pub beta: f64,
     /// The reward of each response before the KL penalty, `[B]`.
     pub scores: Vec<f64>,
+    /// What multiplies each token's advantage, `[B, T]`; `None`: 1.
+    pub token_weights: Option<Tensor<2>>,
     /// The reference itself, where a loss reads its full distribution.
     pub reference: Option<Policy>,
 }
@@ -169,6 +171,7 @@ impl RolloutCollector {
         // Generate, old log-probs, reference and score passes: one forward each (docs/verdicts.md, FLOPs).
         let tokens = responses.token_count();
         let mut passes = if self.reference.is_some() { 3 } else { 2 };
+        passes += u64::from(s.top_entropy_quantile < 1.0); // for entropies
         let token_kl = match (&self.reference, &ref_logp) {
             (Some(reference), _) if s.penalizes_full_kl(KlPenalty::Reward) => {
                 passes += 2;
@@ -189,7 +192,13 @@ impl RolloutCollector {
 
         let mask = loss_mask(s, &responses, space, reader.device()); // [B, T]
         let reference = self.reference.clone().filter(|_| s.needs_full_logits());
-        let rollout = Rollout { responses, mask, logp, ref_logp, token_kl, beta: self.beta, scores, reference };
+        let token_weights = (s.top_entropy_quantile < 1.0).then(|| {
+            let entropy_of = |block: Responses| entropy(reader.logits(actors.behavior, &reader.tokens(&block))); // [b, T]
+            let entropies = Tensor::cat(logprobs::blocks_of_logits(reader, &responses).map(entropy_of).collect(), 0);
+            high_entropy_tokens(entropies, s.top_entropy_quantile, &mask) // [B, T]
+        });
+        let rollout =
+            Rollout { responses, mask, logp, ref_logp, token_kl, beta: self.beta, scores, token_weights, reference };
         if let Some(kl) = rollout.mean_kl() {
             training_invariants::finite(step, "the rollout's KL to the reference", kl)?;
             invariants::kl_coef_is_positive(step, self.beta)?;
@@ -234,6 +243,14 @@ impl Rollout {
     /// The penalized KL of each response, `[B]`.
     pub fn penalized_kl(&self) -> Tensor<1> {
         self.all_tokens().row_sums(self.token_kl.clone())
+    }
+
+    /// Advantages `[B, T]` times the weight of each token.
+    pub fn weighted(&self, advantages: &Tensor<2>) -> Tensor<2> {
+        match &self.token_weights {
+            Some(weights) => advantages.clone() * weights.clone(),
+            None => advantages.clone(),
+        }
     }
 
     /// The mask of some rows, on the autodiff device.
@@ -346,6 +363,7 @@ mod tests {
             ref_logp: Some(ref_logp),
             beta: 0.5,
             scores: vec![1.0, 2.0],
+            token_weights: None,
             reference: None,
         };
         assert_eq!(rollout.mean_kl(), Some(3.0)); // (1 + 1 + 2 + 2) / 2
@@ -379,6 +397,7 @@ mod tests {
             responses,
             beta: 0.25,
             scores: vec![0.0; 4],
+            token_weights: None,
             reference: None,
         };
         let space = TokenSpec {

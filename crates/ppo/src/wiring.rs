@@ -152,6 +152,8 @@ fn every_method_costs_what_its_models_count() {
     costs_what_is_counted("PPO, whole KL", ppo(full.clone(), CriticBody::Separate), separate(), 1, 0.0);
     let in_loss = RolloutSettings { kl: KlPenalty::Loss, ..full };
     costs_what_is_counted("PPO, whole KL in the loss", ppo(in_loss, CriticBody::Separate), separate(), 1, 0.0);
+    let high_entropy = RolloutSettings { top_entropy_quantile: 0.2, ..settings() };
+    costs_what_is_counted("PPO, entropies", ppo(high_entropy, CriticBody::Separate), separate(), 1, 0.0);
     let no_kl = RolloutSettings { beta: 0.0, ..settings() };
     costs_what_is_counted("PPO, beta = 0", ppo(no_kl, CriticBody::Separate), separate(), 1, 0.0);
     // a shared critic's values are those of the actor's pass, which is made once more for them
@@ -184,6 +186,7 @@ fn every_method_counts_its_tokens() {
     let (separate, shared) = (CriticBody::Separate, CriticBody::Shared);
     let full = RolloutSettings { kl_estimator: KlEstimator::Full, ..settings() };
     let in_loss = RolloutSettings { kl: KlPenalty::Loss, ..settings() };
+    let high_entropy = RolloutSettings { top_entropy_quantile: 0.2, ..settings() };
     let free_of_kl = |kl| RolloutSettings { beta: 0.0, kl, ..full.clone() };
     let free = RolloutContext { scorer: Arc::new(CountFives), scorer_flops: 0.0, ..context() };
     let others = Baseline::LeaveOneOut { group: 2 };
@@ -197,6 +200,8 @@ fn every_method_counts_its_tokens() {
         ("PPO, whole KL in the loss", of_ppo(RolloutSettings { kl: KlPenalty::Loss, ..full.clone() }, separate), 6),
         ("RLOO", group(others, context()), 3),
         ("RLOO on gold", group(others, free), 2),
+        // the policy once more, for its entropies
+        ("PPO, high-entropy tokens", of_ppo(high_entropy, shared), 4),
         // the policy itself and the reward model: with beta = 0 there is no reference, whatever the estimator
         ("PPO, beta = 0", of_ppo(free_of_kl(KlPenalty::Reward), shared), 2),
         ("PPO, beta = 0 in the loss", of_ppo(free_of_kl(KlPenalty::Loss), shared), 2),
@@ -387,6 +392,54 @@ fn long_responses_are_penalized() -> Result<()> {
     Ok(())
 }
 
+/// Of all tokens those of the highest entropy have an advantage; advantages are white over all of them (REINFORCE++).
+#[test]
+fn tokens_of_high_entropy_alone_have_an_advantage() -> Result<()> {
+    let s = RolloutSettings {
+        top_entropy_quantile: 0.25,
+        advantages: Normalization::White,
+        epochs: 1,
+        minibatches: 1,
+        ..settings()
+    };
+    let actor = policy(2).train();
+    let rollout = RolloutCollector::new(context(), s.clone()).roll_out(
+        BehaviorAndCurrent { behavior: &actor.valid(), current: &actor },
+        RolloutPrompts::new(&prompts(1), 1),
+        &[],
+        0,
+        &mut Metrics::default(),
+    )?;
+    let logits = reader().logits(&policy(2), &reader().tokens(&rollout.responses)); // [B, T, V]
+    let entropies = weights::host(duel_objectives::entropy(logits));
+    let mut sorted = entropies.clone();
+    sorted.sort_by(f32::total_cmp);
+    let token_weights = weights::host(rollout.token_weights.clone().expect("a weight for each token"));
+    let by_hand: Vec<f32> = entropies.iter().map(|x| f32::from(*x >= sorted[ROWS * T - ROWS * T / 4])).collect();
+    assert_eq!(token_weights, by_hand);
+    assert_eq!(by_hand.iter().sum::<f32>(), (ROWS * T / 4) as f32);
+
+    // before the first update the ratio is 1, and the loss minus the mean of the weighted advantages
+    let past = Baseline::Past { sum: 0.0, n: 0.0 };
+    let returns = weights::host(PolicyGradient::new(past, s.clone(), context()).advantages(&rollout));
+    let mean = returns.iter().sum::<f32>() / ROWS as f32;
+    let squares: f32 = returns.iter().map(|x| (x - mean).powi(2)).sum();
+    let sd = (squares * T as f32 / (ROWS * T - 1) as f32).sqrt();
+    let gains = by_hand.iter().enumerate().map(|(cell, one)| one * (returns[cell / T] - mean) / sd);
+    let expected = -f64::from(gains.sum::<f32>()) / (ROWS * T) as f64;
+    let metrics = PolicyGradient::new(past, s.clone(), context()).iteration(&prompts(1), &mut learner(actor))?;
+    let loss = value_of(&metrics, metrics::LOSS);
+    assert!((loss - expected).abs() < 1e-4 && loss.abs() > 0.01, "{loss}, by hand {expected}");
+
+    let of_ppo = |top_entropy_quantile| -> Result<f64> {
+        let mut method = ppo(RolloutSettings { top_entropy_quantile, ..s.clone() }, CriticBody::Separate);
+        let metrics = method.iteration(&prompts(1), &mut learner(actor_critic(CriticBody::Separate)))?;
+        Ok(value_of(&metrics, metrics::LOSS) - 0.1 * value_of(&metrics, metrics::VALUE_LOSS))
+    };
+    assert!(of_ppo(1.0)?.abs() < 1e-5 && of_ppo(0.25)?.abs() > 0.01, "white advantages have mean 0 over all tokens");
+    Ok(())
+}
+
 /// Each iteration draws from each of its streams once, at its own number and the configured seed; no two methods share one
 /// except the rollout's.
 #[test]
@@ -499,6 +552,7 @@ pub(crate) fn rollout(scores: [f64; ROWS], apart: [f64; ROWS], beta: f64) -> Rol
         ref_logp: Some(ref_logp),
         beta,
         scores: scores.into(),
+        token_weights: None,
         reference: None,
     }
 }

@@ -203,6 +203,7 @@ fn golden_ppo_updates_minibatch_by_minibatch() {
         ref_logp: Some(start.list("reference_logprobs")),
         beta: start.settings.shared.beta,
         scores: start.scores(),
+        token_weights: None,
         reference: None,
     };
     let rewards = shaped_rewards(&start.settings, &rollout);

@@ -204,7 +204,7 @@ fn metrics_and_the_stop_do_not_depend_on_the_parts() {
             false,
         ),
         (
-            "method = \"rloo\"\npolicy_loss = \"cispo\"\ngroup = 4\nlearning_rate = 0.1\noff_policy_mask_threshold = 1e-3\ntarget_kl = inf",
+            "method = \"rloo\"\npolicy_loss = \"cispo\"\nadvantages = \"white\"\ntop_entropy_quantile = 0.5\ngroup = 4\nlearning_rate = 0.1\noff_policy_mask_threshold = 1e-3\ntarget_kl = inf",
             false,
         ),
         (

@@ -247,7 +247,10 @@ impl<'a> Estimator<'a> {
         let updates = shared.epochs as f64 * rows * columns;
         // log-probs of policy and reference, and the logits of both where a KL is over the whole vocabulary
         let full_kl = |kl| f64::from(shared.penalizes_full_kl(kl));
-        let reads = 1.0 + f64::from(shared.beta > 0.0) + 2.0 * full_kl(KlPenalty::Reward);
+        let reads = 1.0
+            + f64::from(shared.beta > 0.0)
+            + 2.0 * full_kl(KlPenalty::Reward)
+            + f64::from(shared.top_entropy_quantile < 1.0);
         let update_reads = full_kl(KlPenalty::Loss);
         let sampled = rows * sampled_per_episode(shared);
         let flops = policy.forward

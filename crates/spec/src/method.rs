@@ -162,6 +162,8 @@ pub struct RolloutSettings {
     pub sapo_temperature_pos: f64,
     pub sapo_temperature_neg: f64,
     pub off_policy_mask_threshold: f64,
+    pub advantages: Normalization,
+    pub top_entropy_quantile: f64,
     pub target_kl: f64,
     pub kl: KlPenalty,
     pub kl_estimator: KlEstimator,
@@ -254,7 +256,9 @@ pub struct OnlineDpoSettings {
 }
 
 /// Settings that only the policy-gradient loss reads.
-const POLICY_GRADIENT_KEYS: [&str; 13] = [
+const POLICY_GRADIENT_KEYS: [&str; 15] = [
+    "advantages",
+    "top_entropy_quantile",
     "policy_loss",
     "importance_sampling_level",
     "clip_range",
@@ -297,7 +301,6 @@ pub struct PpoSettings {
     pub value_coef: f64,
     pub gamma: f64,
     pub lambda: f64,
-    pub advantages: Normalization,
     pub rewards: Normalization,
     pub critic: CriticBody,
     pub critic_start: CriticStart,

@@ -202,6 +202,7 @@ const RANGES: &[(&str, Constraint)] = &[
     ("arms.*.clip_dual", Constraint::Bound),
     ("arms.*.sapo_temperature_pos", Constraint::Positive),
     ("arms.*.sapo_temperature_neg", Constraint::Positive),
+    ("arms.*.top_entropy_quantile", Constraint::Fraction),
     ("arms.*.off_policy_mask_threshold", Constraint::Bound),
     ("arms.*.value_clip_range", Constraint::Bound),
     ("arms.*.kl_target", Constraint::Positive),
