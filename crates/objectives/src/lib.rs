@@ -26,4 +26,4 @@ pub use preference::{
     chosen_sequence_nll, kto_loss, preference_loss, rao_kupper,
 };
 pub use reward::{BradleyTerry, BradleyTerryOptions, bradley_terry_loss};
-pub use token_weights::high_entropy_tokens;
+pub use token_weights::{high_entropy_tokens, token_covariances};

@@ -20,6 +20,17 @@ pub fn high_entropy_tokens(entropies: Tensor<2>, share: f64, mask: &ResponseMask
     Tensor::from_data(TensorData::new::<f64, _>(ones, entropies.dims()), (&entropies.device(), entropies.dtype()))
 }
 
+/// `(log π(y_t) − mean) (A_t − mean)`, means over the counted tokens: what entropy falls by.
+///
+/// # Shapes
+/// all `[B, T]`, 0 where no token counts.
+/// # Source
+/// Cui et al. 2025 (The entropy mechanism), eq. 11.
+pub fn token_covariances(logp: Tensor<2>, advantages: Tensor<2>, mask: &ResponseMask) -> Tensor<2> {
+    let centred = |x: Tensor<2>| x.clone() - mask.mean(x).unsqueeze::<2>(); // [B, T]
+    mask.apply(centred(logp) * centred(advantages))
+}
+
 /// Of sorted numbers, between the two nearest; infinite of none.
 fn quantile(sorted: &[f64], share: f64) -> f64 {
     let Some(last) = sorted.len().checked_sub(1) else { return f64::INFINITY };
@@ -36,6 +47,15 @@ fn numbers(x: Tensor<2>) -> Vec<f64> {
 mod tests {
     use super::*;
     use burn::tensor::Device;
+
+    #[test]
+    fn covariances_by_hand() {
+        let device = Device::flex();
+        let mask = ResponseMask::from_lengths(&[2, 1], 2, &device);
+        let logp = Tensor::<2>::from_data([[-1.0f32, -2.0], [-3.0, 9.0]], &device);
+        let advantages = Tensor::<2>::from_data([[3.0f32, 0.0], [-3.0, 9.0]], &device);
+        assert_eq!(numbers(token_covariances(logp, advantages, &mask)), [3.0, 0.0, 3.0, 0.0]);
+    }
 
     #[test]
     fn the_highest_entropies_count() {

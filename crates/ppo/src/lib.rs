@@ -1,5 +1,6 @@
 //! Methods on the policy's own completions: PPO, policy gradients without a value model, online DPO.
 
+mod covariance;
 pub mod invariants;
 mod iteration_start;
 mod online_dpo;

@@ -4,6 +4,7 @@
 //! Deviations from the papers: PPO's clipped ratio and its stop at `target_kl` for all three, so that they may make more
 //! than one update per rollout; the loss is a mean over the tokens of the minibatch unless `loss_mean` says otherwise.
 
+use crate::covariance::control_covariance;
 use crate::invariants;
 use crate::iteration_start::{IterationStart, start_iteration};
 use crate::policy::{PolicyOutput, policy_gradient_loss, with_kl_and_entropy};
@@ -15,7 +16,7 @@ use burn::tensor::Tensor;
 use duel_model::{Policy, weights::host};
 use duel_objectives::{group_relative, leave_one_out};
 use duel_spec::ids::prompt_hash;
-use duel_spec::seeds::Stream;
+use duel_spec::seeds::{self, Stream};
 use duel_spec::{KlPenalty, Normalization, RolloutSettings, metrics};
 use duel_training::{Learner, Method, Metrics, Result};
 use serde::{Deserialize, Serialize};
@@ -112,6 +113,8 @@ impl Method for PolicyGradient {
 
         // 3. K epochs of minibatches with the clipped loss.
         let (s, reader) = (&self.settings, &self.collector.context.train_reader);
+        let rng = || seeds::stream(self.collector.context.seed, Stream::ClippedTokens, self.collector.iteration);
+        let rollout = control_covariance(rollout, &self.settings, &advantages, rng);
         let advantages = rollout.weighted(&advantages); // [B, T]
         let losses = |actor: &Policy, rows: &[usize]| {
             let output = PolicyOutput::of(s, reader, actor, &reader.tokens(&rollout.responses.select(rows)));

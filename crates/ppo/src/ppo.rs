@@ -5,6 +5,7 @@
 //! temperature 1, so sampled and trained log-probs agree; the score lands on the last counted token, so
 //! one mask serves both losses; actor and critic are separate networks under one optimizer unless `critic` says otherwise.
 
+use crate::covariance::control_covariance;
 use crate::invariants;
 use crate::policy::{PolicyOutput, policy_gradient_loss, with_kl_and_entropy};
 use crate::rollout::{BehaviorAndCurrent, CollectorState, Rollout, RolloutCollector, RolloutContext};
@@ -79,6 +80,7 @@ impl Method for Ppo {
 
         // 3. Advantages: GAE, whitened; their returns are the critic's targets.
         let experience = Experience::new(&self.settings, rollout, rewards, values);
+        let experience = self.with_controlled_covariance(experience);
         self.check(&experience, learner.step(), &mut metrics)?;
         self.record(&experience, &mut metrics);
 
@@ -208,6 +210,15 @@ impl Ppo {
         let rng = seeds::stream(*seed, Stream::PpoMinibatches, iteration);
         let critic = if self.settings.critic == CriticBody::Shared { 0.0 } else { Flops::scalar(config).train(1) };
         MinibatchUpdater::new(&self.settings.shared, responses, 1, Flops::policy(config), critic, rng)
+    }
+
+    /// The tokens of an experience that Clip-Cov or KL-Cov act on.
+    fn with_controlled_covariance(&self, experience: Experience) -> Experience {
+        let Experience { rollout, advantages, .. } = &experience;
+        let seed = self.collector.context.seed;
+        let rng = || seeds::stream(seed, Stream::ClippedTokens, self.collector.iteration);
+        let rollout = control_covariance(rollout.clone(), &self.settings.shared, advantages, rng);
+        Experience { rollout, ..experience }
     }
 
     /// The invariants of steps 2 and 3.

@@ -57,6 +57,8 @@ pub struct Rollout {
     pub scores: Vec<f64>,
     /// What multiplies each token's advantage, `[B, T]`; `None`: 1.
     pub token_weights: Option<Tensor<2>>,
+    /// What multiplies the KL of each token to the policy that wrote it, as a penalty, `[B, T]`; `None`: 0.
+    pub token_kl_coefs: Option<Tensor<2>>,
     /// The reference itself, where a loss reads its full distribution.
     pub reference: Option<Policy>,
 }
@@ -197,8 +199,18 @@ impl RolloutCollector {
             let entropies = Tensor::cat(logprobs::blocks_of_logits(reader, &responses).map(entropy_of).collect(), 0);
             high_entropy_tokens(entropies, s.top_entropy_quantile, &mask) // [B, T]
         });
-        let rollout =
-            Rollout { responses, mask, logp, ref_logp, token_kl, beta: self.beta, scores, token_weights, reference };
+        let rollout = Rollout {
+            responses,
+            mask,
+            logp,
+            ref_logp,
+            token_kl,
+            beta: self.beta,
+            scores,
+            token_weights,
+            token_kl_coefs: None,
+            reference,
+        };
         if let Some(kl) = rollout.mean_kl() {
             training_invariants::finite(step, "the rollout's KL to the reference", kl)?;
             invariants::kl_coef_is_positive(step, self.beta)?;
@@ -364,6 +376,7 @@ mod tests {
             beta: 0.5,
             scores: vec![1.0, 2.0],
             token_weights: None,
+            token_kl_coefs: None,
             reference: None,
         };
         assert_eq!(rollout.mean_kl(), Some(3.0)); // (1 + 1 + 2 + 2) / 2
@@ -398,6 +411,7 @@ mod tests {
             beta: 0.25,
             scores: vec![0.0; 4],
             token_weights: None,
+            token_kl_coefs: None,
             reference: None,
         };
         let space = TokenSpec {

@@ -553,6 +553,7 @@ pub(crate) fn rollout(scores: [f64; ROWS], apart: [f64; ROWS], beta: f64) -> Rol
         beta,
         scores: scores.into(),
         token_weights: None,
+        token_kl_coefs: None,
         reference: None,
     }
 }

@@ -204,6 +204,7 @@ fn golden_ppo_updates_minibatch_by_minibatch() {
         beta: start.settings.shared.beta,
         scores: start.scores(),
         token_weights: None,
+        token_kl_coefs: None,
         reference: None,
     };
     let rewards = shaped_rewards(&start.settings, &rollout);

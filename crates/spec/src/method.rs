@@ -124,6 +124,17 @@ pub enum LossReduction {
     Sum,
 }
 
+/// What is done about tokens whose log-prob and advantage are high together. Cui et al. 2025.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CovarianceControl {
+    None,
+    /// Clip-Cov: some of them have no advantage.
+    Clip,
+    /// KL-Cov: the KL of the largest to the rollout's policy is penalized.
+    Kl,
+}
+
 /// The level of the ratio of a policy-gradient loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -164,6 +175,11 @@ pub struct RolloutSettings {
     pub off_policy_mask_threshold: f64,
     pub advantages: Normalization,
     pub top_entropy_quantile: f64,
+    pub covariance_control: CovarianceControl,
+    pub covariance_share: f64,
+    pub clip_cov_low: f64,
+    pub clip_cov_high: f64,
+    pub kl_cov_coef: f64,
     pub target_kl: f64,
     pub kl: KlPenalty,
     pub kl_estimator: KlEstimator,
@@ -215,6 +231,17 @@ impl RolloutSettings {
                 PolicyObjective::Cispo => Some("policy_loss = \"cispo\""),
                 PolicyObjective::Sapo => None,
             },
+            "covariance_share" | "clip_cov_low" | "clip_cov_high" | "kl_cov_coef"
+                if self.covariance_control == CovarianceControl::None =>
+            {
+                Some("covariance_control = \"none\"")
+            }
+            "clip_cov_low" | "clip_cov_high" if self.covariance_control == CovarianceControl::Kl => {
+                Some("covariance_control = \"kl\"")
+            }
+            "kl_cov_coef" if self.covariance_control == CovarianceControl::Clip => {
+                Some("covariance_control = \"clip\"")
+            }
             "overlong_penalty" if self.overlong_buffer == 0 => Some("overlong_buffer = 0"),
             "eos_penalty" if self.truncated == TruncationHandling::Mask => Some("truncated = \"mask\""),
             _ => None,
@@ -256,7 +283,12 @@ pub struct OnlineDpoSettings {
 }
 
 /// Settings that only the policy-gradient loss reads.
-const POLICY_GRADIENT_KEYS: [&str; 15] = [
+const POLICY_GRADIENT_KEYS: [&str; 20] = [
+    "covariance_control",
+    "covariance_share",
+    "clip_cov_low",
+    "clip_cov_high",
+    "kl_cov_coef",
     "advantages",
     "top_entropy_quantile",
     "policy_loss",

@@ -46,6 +46,10 @@ fn check_point(arm: &str, point: &ArmPoint, document: &Document) -> Result<()> {
     if clip_dual.is_finite() && clip_dual <= upper {
         return refuse("clip_dual", clip_dual.to_string(), format!("above {upper}, where the clip ends, or inf: none"));
     }
+    if shared.clip_cov_high < shared.clip_cov_low {
+        let accepted = format!("at least clip_cov_low = {}", shared.clip_cov_low);
+        return refuse("clip_cov_high", shared.clip_cov_high.to_string(), accepted);
+    }
     if !episodes.is_multiple_of(group) {
         let value = format!("{group} does not divide {episodes} episodes");
         return refuse("group", value, format!("a divisor of episodes: {}", divisors(episodes)));

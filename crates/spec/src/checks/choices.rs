@@ -42,6 +42,7 @@ const CHOICES: &[(&str, &[&str])] = &[
     ("arms.*.scores", &SCALINGS),
     ("arms.*.truncated", &["keep", "mask"]),
     ("arms.*.loss_mean", &["tokens", "responses", "constant", "sum"]),
+    ("arms.*.covariance_control", &["none", "clip", "kl"]),
     ("arms.*.policy_loss", &["ppo", "cispo", "sapo"]),
     ("arms.*.importance_sampling_level", &["token", "sequence", "sequence_token"]),
     ("arms.*.advantages", &SCALINGS),
