@@ -12,6 +12,7 @@ mod rollout;
 mod rows;
 mod sampling;
 mod shaping;
+mod token_weights;
 mod updates;
 #[cfg(test)]
 mod wiring;

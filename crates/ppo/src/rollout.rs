@@ -4,14 +4,14 @@ use crate::invariants;
 use crate::rows::{index, map_blocks};
 use crate::sampling::{ResponseSampler, RolloutPrompts, ScoredResponses};
 use crate::shaping::{RunningMoments, estimate_kl, next_kl_coef};
+use crate::token_weights::SampledTokens;
 use burn::tensor::{Device, Tensor};
 use duel_model::{Flops, Policy, ResponseReader, Responses, TransformerConfig, weights, weights::host};
-use duel_objectives::{Reduction, ResponseMask, entropy, full_kl, high_entropy_tokens, k1};
+use duel_objectives::{Reduction, ResponseMask, full_kl, k1};
 use duel_reward::Scorer;
 use duel_spec::seeds::{self, Stream};
 use duel_spec::{KlPenalty, LossReduction, ReferenceMode, RolloutSettings, TokenSpec, TruncationHandling, metrics};
 use duel_training::invariants as training_invariants;
-use duel_training::rounding::nudged;
 use duel_training::{Metrics, Result, logprobs, probes};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -159,46 +159,27 @@ impl RolloutCollector {
         };
         let logp = map_blocks(&responses, blocks, read); // [B, T]
         let ref_logp = self.reference.as_ref().map(|reference| logprobs::response_logp(reader, reference, &responses)); // [B, T]
+        let sampled_tokens =
+            SampledTokens { settings: s, reader, policy: actors.behavior, responses: &responses, logp: &logp };
         metrics.check(|| {
             if self.iteration == 0 {
                 training_invariants::eos_counts_and_pad_does_not(step, reader, &responses)?;
                 probes::reads_are_sound(step, train_reader, actors.current, &responses)?;
             }
-            let columns = space.response_tokens;
-            invariants::sampled_logp_is_the_policys(step, &responses.logp, &host(logp.clone()), columns, || {
-                host(logprobs::response_logp(reader, &nudged(actors.behavior), &responses))
-            })
+            sampled_tokens.check(step)
         })?;
 
         // Generate, old log-probs, reference and score passes: one forward each (docs/verdicts.md, FLOPs).
-        let tokens = responses.token_count();
-        let mut passes = if self.reference.is_some() { 3 } else { 2 };
-        passes += u64::from(s.top_entropy_quantile < 1.0); // for entropies
-        let token_kl = match (&self.reference, &ref_logp) {
-            (Some(reference), _) if s.penalizes_full_kl(KlPenalty::Reward) => {
-                passes += 2;
-                let read = |policy, block: &Responses| reader.logits(policy, &reader.tokens(block)); // [b, T, V]
-                let each = logprobs::blocks_of_logits(reader, &responses)
-                    .map(|b| full_kl(read(actors.behavior, &b), read(reference, &b)));
-                Tensor::cat(each.collect(), 0)
-            }
-            (_, Some(ref_logp)) => estimate_kl(s.kl_estimator, logp.clone(), ref_logp.clone()),
-            (_, None) => logp.zeros_like(),
-        };
+        let (tokens, policy, passes) = (responses.token_count(), Flops::policy(config), self.passes());
         let replaced = sampled - tokens; // sampled and scored, and not read again
         metrics.cost.sampled_tokens += sampled_responses;
         metrics.cost.scored_tokens += tokens * (passes - 1) + sampled * u64::from(*scorer_flops > 0.0);
-        let policy = Flops::policy(config);
         metrics.cost.flops += passes as f64 * policy.forward(tokens) + policy.forward(replaced);
         metrics.cost.flops += scorer_flops * sampled as f64;
 
         let mask = loss_mask(s, &responses, space, reader.device()); // [B, T]
-        let reference = self.reference.clone().filter(|_| s.needs_full_logits());
-        let token_weights = (s.top_entropy_quantile < 1.0).then(|| {
-            let entropy_of = |block: Responses| entropy(reader.logits(actors.behavior, &reader.tokens(&block))); // [b, T]
-            let entropies = Tensor::cat(logprobs::blocks_of_logits(reader, &responses).map(entropy_of).collect(), 0);
-            high_entropy_tokens(entropies, s.top_entropy_quantile, &mask) // [B, T]
-        });
+        let token_weights = sampled_tokens.weights(&mask, metrics);
+        let token_kl = self.token_kl(actors.behavior, &responses, &logp, ref_logp.as_ref());
         let rollout = Rollout {
             responses,
             mask,
@@ -209,7 +190,7 @@ impl RolloutCollector {
             scores,
             token_weights,
             token_kl_coefs: None,
-            reference,
+            reference: self.reference.clone().filter(|_| s.needs_full_logits()),
         };
         if let Some(kl) = rollout.mean_kl() {
             training_invariants::finite(step, "the rollout's KL to the reference", kl)?;
@@ -217,6 +198,36 @@ impl RolloutCollector {
         }
         rollout.record(&raw, reader, metrics);
         Ok(rollout)
+    }
+
+    /// Forward passes of a policy over the responses of a rollout, sampling included.
+    fn passes(&self) -> u64 {
+        let s = &self.settings;
+        let passes = if self.reference.is_some() { 3 } else { 2 };
+        let full_kl = if s.penalizes_full_kl(KlPenalty::Reward) { 2 } else { 0 }; // of policy and reference
+        let entropies = u64::from(s.top_entropy_quantile < 1.0);
+        passes + full_kl + entropies
+    }
+
+    /// The estimate of each token's KL to the reference, `[B, T]`; 0 without one.
+    fn token_kl(
+        &self,
+        behavior: &Policy,
+        responses: &Responses,
+        logp: &Tensor<2>,
+        ref_logp: Option<&Tensor<2>>,
+    ) -> Tensor<2> {
+        let (s, reader) = (&self.settings, &self.context.reader);
+        match (&self.reference, ref_logp) {
+            (Some(reference), _) if s.penalizes_full_kl(KlPenalty::Reward) => {
+                let read = |policy, block: &Responses| reader.logits(policy, &reader.tokens(block)); // [b, T, V]
+                let each = logprobs::blocks_of_logits(reader, responses)
+                    .map(|b| full_kl(read(behavior, &b), read(reference, &b)));
+                Tensor::cat(each.collect(), 0)
+            }
+            (_, Some(ref_logp)) => estimate_kl(s.kl_estimator, logp.clone(), ref_logp.clone()),
+            (_, None) => logp.zeros_like(),
+        }
     }
 
     /// Updates what the next rollout depends on: the KL coefficient by the KL of this one, and a reference that follows.

@@ -1,7 +1,7 @@
 //! Responses of the behavior policy with their scores, and the dynamic sampling of groups (Yu et al. 2025, §3.2).
 
 use crate::shaping::{RunningMoments, overlong_penalty, shaped};
-use duel_model::{Policy, ResponseReader, Responses, generate};
+use duel_model::{Policy, ResponseReader, Responses, SamplingLaw, generate_by};
 use duel_reward::Scorer;
 use duel_spec::{RolloutSettings, metrics, seeds};
 use duel_training::invariants as training_invariants;
@@ -88,7 +88,8 @@ impl ResponseSampler<'_> {
 
     fn sample_once(&mut self, step: u64, prompts: Vec<Vec<u32>>) -> Result<ScoredResponses> {
         let (s, space) = (self.settings, self.reader.space());
-        let responses = generate(&self.policy, space, prompts, &mut self.rng, self.reader.device());
+        let device = self.reader.device();
+        let responses = generate_by(sampling_law(s), &self.policy, space, prompts, &mut self.rng, device);
         training_invariants::sampled_from_finite(step, &responses)?;
         self.response_tokens += responses.response_tokens();
         self.tokens += responses.token_count();
@@ -119,6 +120,11 @@ impl ScoredResponses {
             (self.raw[to], self.scores[to]) = (other.raw[from], other.scores[from]);
         }
     }
+}
+
+/// The law that a rollout is sampled from.
+pub fn sampling_law(s: &RolloutSettings) -> SamplingLaw {
+    SamplingLaw { temperature: s.temperature, top_p: s.top_p }
 }
 
 /// A scorer's error as a training's: one of the reward model passes through, any other keeps its message.

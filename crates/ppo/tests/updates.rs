@@ -219,6 +219,7 @@ fn metrics_and_the_stop_do_not_depend_on_the_parts() {
             "method = \"grpo\"\ncovariance_control = \"clip\"\ncovariance_share = 0.1\nclip_cov_low = 0.01\ngroup = 4\nlearning_rate = 0.1\ntarget_kl = inf",
             false,
         ),
+        ("method = \"ppo\"\ntemperature = 0.8\ntop_p = 0.9\nlearning_rate = 0.1\ntarget_kl = inf", false),
         ("method = \"grpo\"\npolicy_loss = \"sapo\"\ngroup = 4\nlearning_rate = 0.1\ntarget_kl = inf", false),
         ("method = \"online_dpo\"\nlearning_rate = 0.1\nepochs = 2\ntarget_kl = inf", false),
         ("method = \"raft\"\ngroup = 4\nlearning_rate = 0.1", true),

@@ -162,6 +162,9 @@ pub struct RolloutSettings {
     pub reward: RewardSource,
     pub iterations: usize,
     pub episodes: usize,
+    pub temperature: f64,
+    pub top_p: f64,
+    pub importance_sampling_cap: f64,
     pub epochs: usize,
     pub minibatches: usize,
     pub learning_rate: f64,
@@ -200,6 +203,11 @@ pub struct RolloutSettings {
 }
 
 impl RolloutSettings {
+    /// Whether responses are sampled from the policy itself, and not by another law.
+    pub fn is_sampled_by_policy(&self) -> bool {
+        self.temperature == 1.0 && self.top_p == 1.0
+    }
+
     /// How far above 1 the ratio may be before it is clipped.
     pub fn upper_clip_range(&self) -> f64 {
         if self.clip_range_high == 0.0 { self.clip_range } else { self.clip_range_high }
@@ -242,6 +250,7 @@ impl RolloutSettings {
             "kl_cov_coef" if self.covariance_control == CovarianceControl::Clip => {
                 Some("covariance_control = \"clip\"")
             }
+            "importance_sampling_cap" if self.is_sampled_by_policy() => Some("temperature = 1 and top_p = 1"),
             "overlong_penalty" if self.overlong_buffer == 0 => Some("overlong_buffer = 0"),
             "eos_penalty" if self.truncated == TruncationHandling::Mask => Some("truncated = \"mask\""),
             _ => None,
@@ -283,7 +292,8 @@ pub struct OnlineDpoSettings {
 }
 
 /// Settings that only the policy-gradient loss reads.
-const POLICY_GRADIENT_KEYS: [&str; 20] = [
+const POLICY_GRADIENT_KEYS: [&str; 21] = [
+    "importance_sampling_cap",
     "covariance_control",
     "covariance_share",
     "clip_cov_low",

@@ -112,6 +112,7 @@ catalogue! {
     ROLLOUT_UNIQUE = "rollout_unique", "share", "distinct (prompt, response) over responses";
     GROUPS_WITHOUT_SPREAD = "groups_without_spread", "share", "groups of responses to one prompt whose scores are all the same, as first sampled";
     GROUPS_REPLACED = "groups_replaced", "groups", "groups sampled in place of such ones (dynamic_sampling_rounds)";
+    IMPORTANCE_CAPPED = "importance_capped", "share", "sampled tokens whose importance weight is above importance_sampling_cap";
     RATIO_MAX = "ratio_max", "1", "largest probability ratio to the rollout's policy over the iteration";
     CLIP_SHARE = "clip_share", "share", "counted tokens on which the clip was binding (A·clip(r) < A·r), mean over minibatches";
     KL_STEP = "kl_step", "nats", "k3 of KL(rollout's policy || new policy) per token, last minibatch";

@@ -30,6 +30,8 @@ pub(crate) enum Constraint {
     NotNegative,
     /// A count that may be zero.
     Count,
+    /// Divides logits.
+    Temperature,
     /// Rounds of sampling, none included.
     Rounds,
     Fraction,
@@ -65,6 +67,7 @@ impl Constraint {
             Self::AtLeastOne => (1.0, 1e9),
             Self::AtLeastTwo => (2.0, 1e6),
             Self::Count => (0.0, 1e9),
+            Self::Temperature => (0.01, 100.0),
             Self::Rounds => (0.0, 1000.0),
             Self::Seeds => (1.0, 1000.0),
             Self::Seed => (0.0, 9_007_199_254_740_991.0), // 2^53 - 1: exact as a float too
@@ -97,6 +100,7 @@ impl Constraint {
             Self::NotNegative => format!("a number of at least 0 and at most {LARGEST:e}"),
             Self::Seconds => format!("seconds, above 0 and at most {high}"),
             Self::Megabytes => format!("megabytes, an integer from {low} to {high}"),
+            Self::Temperature => format!("a number from {low} to {high}"),
             Self::Fraction => "a number from 0 to 1".into(),
             Self::BelowOne => "a number of at least 0 and below 1".into(),
             Self::BelowHalf => "a number of at least 0 and below 0.5".into(),
@@ -202,6 +206,9 @@ const RANGES: &[(&str, Constraint)] = &[
     ("arms.*.clip_dual", Constraint::Bound),
     ("arms.*.sapo_temperature_pos", Constraint::Positive),
     ("arms.*.sapo_temperature_neg", Constraint::Positive),
+    ("arms.*.temperature", Constraint::Temperature),
+    ("arms.*.top_p", Constraint::Fraction),
+    ("arms.*.importance_sampling_cap", Constraint::Bound),
     ("arms.*.top_entropy_quantile", Constraint::Fraction),
     ("arms.*.covariance_share", Constraint::Fraction),
     ("arms.*.clip_cov_low", Constraint::NotNegative),
