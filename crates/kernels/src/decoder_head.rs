@@ -272,6 +272,11 @@ impl TokenDistribution<'_> {
         ((block * BLOCK + token) as u32, self.logp(logits[token]))
     }
 
+    /// The logits `[V]`; those of hidden tokens are −∞.
+    pub fn logits(&self) -> Vec<f32> {
+        self.all.logits(self.state)
+    }
+
     /// The likeliest token, the first of equals, and its log-probability.
     pub fn likeliest(&self) -> (u32, f32) {
         let block = (0..self.sums.len()).find(|&block| self.all.block_max(self.state, block) == self.max).unwrap_or(0);

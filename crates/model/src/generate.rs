@@ -1,7 +1,7 @@
 //! Sampling with a KV cache: a prompt is read in one pass, then one token per row and step.
 
 use crate::weights::host;
-use crate::{KvCache, Policy, Responses, Tokens};
+use crate::{KvCache, Policy, Responses, SamplingLaw, Tokens};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use duel_kernels::{Decoding, NextTokens, TokenDistribution, TokenDistributions};
 use duel_spec::{TokenSpec, seeds::Rng};
@@ -19,9 +19,24 @@ pub fn generate(
     rng: &mut Rng,
     device: &Device,
 ) -> Responses {
+    generate_by(SamplingLaw::POLICY, policy, space, prompts, rng, device)
+}
+
+/// The same by another law, whose log-probs are kept; a token that is forced has log-prob 0.
+pub fn generate_by(
+    law: SamplingLaw,
+    policy: &Policy,
+    space: &TokenSpec,
+    prompts: Vec<Vec<u32>>,
+    rng: &mut Rng,
+    device: &Device,
+) -> Responses {
     let columns = space.response_tokens;
     let uniforms: Vec<Vec<f64>> = prompts.iter().map(|_| (0..columns).map(|_| rng.random()).collect()).collect();
-    write(policy, space, prompts, device, |row, column, next| next.draw(uniforms[row][column]))
+    write(policy, space, prompts, device, |row, column, next| match law {
+        SamplingLaw::POLICY => next.draw(uniforms[row][column]),
+        other => other.draw(&next.logits(), uniforms[row][column]),
+    })
 }
 
 /// The likeliest token at every step, and its log-prob at temperature 1; the first of equals.

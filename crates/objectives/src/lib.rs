@@ -9,9 +9,11 @@ mod kl;
 mod logprobs;
 mod mask;
 mod pair_weights;
+mod policy_loss;
 mod ppo;
 mod preference;
 mod reward;
+mod token_weights;
 
 pub use advantages::{Gae, WHITEN_EPS, gae, kl_shaped_rewards, whiten, whiten_keep_mean};
 pub use baselines::{group_relative, leave_one_out};
@@ -19,9 +21,11 @@ pub use kl::{AdaptiveBeta, full_kl, k1, k2, k3, ppo_kl_penalty_update};
 pub use logprobs::{entropy, token_logp};
 pub use mask::{Reduction, ResponseMask};
 pub use pair_weights::{length_desensitized, sampled_alignment, wpo_weights};
-pub use ppo::{PolicyLoss, ValueLoss, clipped_policy_loss, clipped_value_loss};
+pub use policy_loss::{PolicyGradientLoss, PolicyLoss, RatioLevel, Surrogate};
+pub use ppo::{ValueLoss, clipped_value_loss};
 pub use preference::{
     ChosenRejected, KtoWeights, LossProperties, Margin, PairLogp, PreferenceLoss, PreferenceOutcome, chosen_nll,
     chosen_sequence_nll, dynamic_beta, kto_loss, mixed_preference_loss, preference_loss, rao_kupper,
 };
 pub use reward::{BradleyTerry, BradleyTerryOptions, bradley_terry_loss};
+pub use token_weights::{high_entropy_tokens, token_covariances};

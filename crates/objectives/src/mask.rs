@@ -10,6 +10,8 @@ pub enum Reduction {
     Tokens,
     /// The responses that count, each the mean of its tokens.
     Responses,
+    /// The responses that count, each the sum of its tokens divided by a constant.
+    Sums { per: usize },
 }
 
 /// `[B, T]`, 1 = the token counts. Every mean over tokens goes through [`ResponseMask::mean`], every loss of tokens
@@ -72,6 +74,7 @@ impl ResponseMask {
                 let means = self.row_sums(x) / self.lengths().clamp_min(1.0); // [B]
                 means.sum() / self.weight().clamp_min(1.0)
             }
+            Reduction::Sums { per } => self.apply(x).sum() / (self.weight().clamp_min(1.0) * per as f64),
         }
     }
 
@@ -79,7 +82,7 @@ impl ResponseMask {
     pub fn weight(&self) -> Tensor<1> {
         match self.average {
             Reduction::Tokens => self.ones.clone().sum(),
-            Reduction::Responses => self.lengths().clamp_max(1.0).sum(),
+            Reduction::Responses | Reduction::Sums { .. } => self.lengths().clamp_max(1.0).sum(),
         }
     }
 
@@ -125,5 +128,7 @@ mod tests {
         };
         assert_eq!(average_over(Reduction::Tokens), 3.0); // (1 + 2 + 6) / 3
         assert_eq!(average_over(Reduction::Responses), 3.75); // (1.5 + 6) / 2: the last has no token
+        assert_eq!(average_over(Reduction::Sums { per: 1 }), 4.5); // (1 + 2 + 6) / 2
+        assert_eq!(average_over(Reduction::Sums { per: 3 }), 1.5);
     }
 }

@@ -322,7 +322,8 @@ fn golden_ppo_rewards_advantages_and_losses() {
             same("advantages_whitened", &white);
 
             let (new_logp, vpreds) = (input("new_logprobs").require_grad(), input("vpreds").require_grad());
-            let policy = clipped_policy_loss(new_logp.clone(), logp.clone(), white, param("cliprange"), &mask);
+            let policy =
+                PolicyGradientLoss::clipped(param("cliprange")).evaluate(new_logp.clone(), logp.clone(), white, &mask);
             let value = clipped_value_loss(vpreds.clone(), input("values"), returns, param("cliprange_value"), &mask);
             let entropies = mask.mean(entropy(p.tensor::<3>(&inputs["logits"])));
             p.values("policy loss", policy.loss.clone(), &case["pg_loss"]);
@@ -341,6 +342,63 @@ fn golden_ppo_rewards_advantages_and_losses() {
             let grads = loss.backward();
             p.gradient("logp", new_logp.grad(&grads), &case["grad_new_logprobs"]);
             p.gradient("values", vpreds.grad(&grads), &case["grad_vpreds"]);
+        }
+    });
+}
+
+/// The loss and the mean of a case of `policy_losses.json`.
+fn policy_loss_of(case: &Node, longest: usize) -> (PolicyGradientLoss, Reduction) {
+    let or_infinite = |key: &str| case[key].as_f64().unwrap_or(f64::INFINITY);
+    let (low, high, dual) = (or_infinite("clip_low"), or_infinite("clip_high"), or_infinite("clip_dual"));
+    let temperatures = [or_infinite("sapo_pos"), or_infinite("sapo_neg")];
+    let surrogate = match case.text("policy_loss") {
+        "ppo" => Surrogate::Clipped { low, high, dual },
+        "cispo" => Surrogate::ClippedWeight { low, high },
+        "sapo" => Surrogate::SoftGate { positive: temperatures[0], negative: temperatures[1] },
+        other => panic!("an unknown loss, `{other}`"),
+    };
+    let level = match case.text("level") {
+        "token" => RatioLevel::Token,
+        "sequence" => RatioLevel::Sequence,
+        other => panic!("an unknown level, `{other}`"),
+    };
+    let reduction = match case.text("mean") {
+        "tokens" => Reduction::Tokens,
+        "responses" => Reduction::Responses,
+        "constant" => Reduction::Sums { per: longest },
+        "sum" => Reduction::Sums { per: 1 },
+        other => panic!("an unknown mean, `{other}`"),
+    };
+    (PolicyGradientLoss { level, surrogate, off_policy_mask_threshold: or_infinite("off_policy") }, reduction)
+}
+
+#[test]
+fn golden_policy_losses_with_gradients() {
+    let file = golden::topic("policy_losses.json");
+    let inputs = &file["inputs"];
+    let longest = inputs.number("longest") as usize;
+    in_both(|p| {
+        let input = |key: &str| p.tensor::<2>(&inputs[key]);
+        let mask = ResponseMask::from_tensor(input("mask"));
+        p.values("lengths", mask.lengths(), &inputs["lengths"]);
+        for case in file.items("cases") {
+            let name = case.text("name");
+            let (loss, reduction) = policy_loss_of(case, longest);
+            let mask = mask.clone().averaging(reduction);
+            let logp = input("new_logprobs").require_grad();
+            let advantages = match case.text("advantages") {
+                "per_response" => {
+                    let advantages = p.tensor::<1>(&inputs["advantages"]).unsqueeze_dim::<2>(1); // [B, 1]
+                    advantages.expand(logp.dims())
+                }
+                _ => input("advantages_per_token"),
+            };
+            let entropies = high_entropy_tokens(input("entropies"), case.number("top_entropy"), &mask);
+            let policy = loss.evaluate(logp.clone(), input("old_logprobs"), advantages * entropies, &mask);
+            let kl = mask.average(k3(logp.clone(), input("ref_logprobs"))) * case.number("kl_coef");
+            let loss = policy.loss + kl;
+            p.values(name, loss.clone(), &case["loss"]);
+            p.gradient(name, logp.grad(&loss.backward()), &case["gradient"]);
         }
     });
 }

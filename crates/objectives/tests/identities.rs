@@ -1,7 +1,7 @@
 //! Identities and values computed by hand.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 use duel_objectives::*;
 
 fn values<const D: usize>(t: Tensor<D>) -> Vec<f32> {
@@ -105,14 +105,99 @@ fn clipping_stops_gains_but_not_losses() {
     let ratio = |r: f32| Tensor::<2>::from_data([[r.ln(), r.ln()]], &device);
     let advantage = Tensor::<2>::from_data([[1.0, -1.0]], &device);
     // r = 1.5, ε = .2: gain counts as 1.2, loss in full: -(1.2 - 1.5) / 2
-    let up = clipped_policy_loss(ratio(1.5), old.clone(), advantage.clone(), 0.2, &mask);
+    let up = PolicyGradientLoss::clipped(0.2).evaluate(ratio(1.5), old.clone(), advantage.clone(), &mask);
     assert!((values(up.loss)[0] - 0.15).abs() < 1e-6);
     assert_eq!(values(up.clip_share), vec![0.5]); // binding on the gain only
     // the tokens were sampled from the old policy: k3 of KL(old || new) is r − 1 − ln r
     assert!((values(up.kl)[0] - (0.5 - 1.5f32.ln())).abs() < 1e-6);
     // r = 1: the loss is minus the mean advantage, nothing is clipped, the policies agree
-    let same = clipped_policy_loss(ratio(1.0), old, advantage, 0.2, &mask);
+    let same = PolicyGradientLoss::clipped(0.2).evaluate(ratio(1.0), old, advantage, &mask);
     assert_eq!((values(same.loss)[0], values(same.clip_share)[0], values(same.kl)[0]), (0.0, 0.0, 0.0));
+}
+
+/// The loss and its gradient by the log-probs of a token.
+fn loss_and_slope(loss: PolicyGradientLoss, ratios: &[f32], advantages: &[f32]) -> (f32, Vec<f32>) {
+    let device = Device::flex().autodiff();
+    let row = |x: Vec<f32>| Tensor::<2>::from_data(TensorData::new(x.clone(), [1, x.len()]), &device);
+    let logp = row(ratios.iter().map(|r| r.ln() - 1.0).collect()).require_grad();
+    let mask = ResponseMask::from_lengths(&[ratios.len()], ratios.len(), &device);
+    let old = row(vec![-1.0; ratios.len()]);
+    let loss = loss.evaluate(logp.clone(), old, row(advantages.to_vec()), &mask).loss;
+    let slope = logp.grad(&loss.clone().backward()).map(values).unwrap_or_default();
+    (values(loss)[0], slope)
+}
+
+fn near(actual: &[f32], expected: &[f32]) -> bool {
+    actual.len() == expected.len() && actual.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-5)
+}
+
+/// Zheng et al. 2025, eq. 14: with one advantage GSPO-token has GSPO's value and gradient; with several each token has its own.
+#[test]
+fn a_sequence_ratio_of_tokens_by_hand() {
+    let at = |level| PolicyGradientLoss { level, ..PolicyGradientLoss::clipped(0.5) };
+    let (ratios, s) = ([1.44f32, 1.0], 1.2f32); // √1.44
+    for level in [RatioLevel::Sequence, RatioLevel::SequenceToken] {
+        let (loss, slope) = loss_and_slope(at(level), &ratios, &[2.0, 2.0]);
+        assert!((loss + 2.0 * s).abs() < 1e-5 && near(&slope, &[-s, -s]), "{level:?}: {loss}, {slope:?}");
+    }
+    // each token's advantage is half of the mean; a sequence mixes them
+    let (loss, slope) = loss_and_slope(at(RatioLevel::SequenceToken), &ratios, &[2.0, -1.0]);
+    assert!((loss + 0.5 * s).abs() < 1e-5 && near(&slope, &[-s, 0.5 * s]), "{loss}, {slope:?}");
+    let (_, slope) = loss_and_slope(at(RatioLevel::Sequence), &ratios, &[2.0, -1.0]);
+    assert!(near(&slope, &[-0.25 * s, -0.25 * s]), "{slope:?}");
+    // the ratio of the whole is clipped, though one token is at 1
+    let (loss, slope) = loss_and_slope(
+        PolicyGradientLoss { level: RatioLevel::SequenceToken, ..PolicyGradientLoss::clipped(0.1) },
+        &ratios,
+        &[2.0, 2.0],
+    );
+    assert!((loss + 2.2).abs() < 1e-5 && near(&slope, &[0.0, 0.0]), "{loss}, {slope:?}");
+}
+
+/// Ye et al. 2020: `max(min(r A, clip(r) A), c A)` where A < 0.
+#[test]
+fn a_dual_clip_bounds_what_is_lost() {
+    let surrogate = Surrogate::Clipped { low: 0.2, high: 0.2, dual: 3.0 };
+    let dual = PolicyGradientLoss { surrogate, ..PolicyGradientLoss::clipped(0.2) };
+    for (r, advantage, gain, slope) in [
+        (5.0, -1.0, -3.0, 0.0),
+        (2.5, -1.0, -2.5, -2.5),
+        (0.5, -1.0, -0.8, 0.0),
+        (5.0, 1.0, 1.2, 0.0),
+        (0.5, 1.0, 0.5, 0.5),
+    ] {
+        let (loss, actual) = loss_and_slope(dual, &[r], &[advantage]);
+        assert!((loss + gain).abs() < 1e-5 && near(&actual, &[-slope]), "{r}, {advantage}: {loss}, {actual:?}");
+    }
+}
+
+/// MiniMax 2025: a clipped weight still has a gradient.
+#[test]
+fn a_clipped_weight_still_learns() {
+    let surrogate = Surrogate::ClippedWeight { low: 0.2, high: 0.5 };
+    let cispo = PolicyGradientLoss { surrogate, ..PolicyGradientLoss::clipped(0.2) };
+    for (r, weight) in [(0.5f32, 0.8f32), (1.3, 1.3), (4.0, 1.5)] {
+        let (loss, slope) = loss_and_slope(cispo, &[r], &[2.0]);
+        let logp = r.ln() - 1.0;
+        assert!((loss + weight * 2.0 * logp).abs() < 1e-5 && near(&slope, &[-2.0 * weight]), "{r}: {loss}, {slope:?}");
+    }
+}
+
+/// At r = 1 every loss is a plain policy gradient, −A ∇log π.
+#[test]
+fn every_policy_loss_starts_as_the_policy_gradient() {
+    let clipped = PolicyGradientLoss::clipped(0.2);
+    for surrogate in [
+        clipped.surrogate,
+        Surrogate::ClippedWeight { low: 0.2, high: 0.2 },
+        Surrogate::SoftGate { positive: 1.0, negative: 1.05 },
+    ] {
+        for level in [RatioLevel::Token, RatioLevel::Sequence, RatioLevel::SequenceToken] {
+            let loss = PolicyGradientLoss { level, surrogate, off_policy_mask_threshold: 1e-3 };
+            let (_, slope) = loss_and_slope(loss, &[1.0, 1.0], &[-2.0, -2.0]);
+            assert!(near(&slope, &[1.0, 1.0]), "{loss:?}: {slope:?}");
+        }
+    }
 }
 
 #[test]

@@ -109,7 +109,7 @@ proptest! {
     fn ppo_at_ratio_1_is_minus_the_mean_advantage((lengths, logp, advantages) in batch(), clip in 0.05..0.5f64) {
         let mask = mask(&lengths);
         let old = matrix(&logp);
-        let actual = clipped_policy_loss(old.clone(), old, matrix(&with_garbage(&advantages, &lengths)), clip, &mask);
+        let actual = PolicyGradientLoss::clipped(clip).evaluate(old.clone(), old, matrix(&with_garbage(&advantages, &lengths)), &mask);
         prop_assert!(close(&values(actual.loss), &values(mask.mean(matrix(&advantages)).neg())));
         prop_assert_eq!(values(actual.clip_share)[0], 0.0);
         prop_assert_eq!(values(actual.kl)[0], 0.0);
@@ -120,7 +120,7 @@ proptest! {
         let mask = mask(&lengths);
         let advantages = matrix(&old.iter().map(|row| row.iter().rev().copied().collect()).collect::<Vec<_>>());
         let loss = |clip: f64| {
-            values(clipped_policy_loss(matrix(&logp), matrix(&old), advantages.clone(), clip, &mask).loss)[0]
+            values(PolicyGradientLoss::clipped(clip).evaluate(matrix(&logp), matrix(&old), advantages.clone(), &mask).loss)[0]
         };
         prop_assert!(loss(clip) >= loss(1e9) - 1e-9);
     }

@@ -29,6 +29,38 @@ pub fn sampled_logp_is_the_policys(
     })
 }
 
+/// The log-probs stored while sampling by another law are those of the policy at its temperature, `tempered`, raised by what the
+/// nucleus leaves out: its mass is at least `top_p`.
+///
+/// # Shapes
+/// `tempered` and the result of `reread`: `[B·T]`.
+pub fn sampled_logp_is_of_its_law(
+    step: u64,
+    sampled: &[Vec<f32>],
+    tempered: &[f32],
+    columns: usize,
+    top_p: f64,
+    reread: impl FnOnce() -> Vec<f32>,
+) -> Result<()> {
+    let most = -top_p.ln() as f32;
+    let beyond = |sampled: f32, tempered: f32| {
+        let raised = sampled - tempered;
+        raised - raised.clamp(0.0, most)
+    };
+    let bounds: Vec<f32> = sampled
+        .iter()
+        .enumerate()
+        .flat_map(|(row, logp)| logp.iter().enumerate().map(move |(t, x)| (row * columns + t, *x)))
+        .map(|(cell, x)| beyond(x, tempered[cell]).abs())
+        .collect();
+    let worst = largest(bounds.into_iter());
+    let what = "the largest difference of a sampled log-prob from the one of its law";
+    let within = Tolerance { share: 1e-3, of: "a nat", scale: 1.0 };
+    unless_rounding(check_close("sampled_logp_is_of_its_law", step, what, worst, 0.0, within), worst, || {
+        largest(reread().into_iter().zip(tempered).map(|(a, b)| (a - b).abs()))
+    })
+}
+
 /// At the first minibatch of the first epoch the ratio is 1, and nothing is clipped that is nearer to 1 than `clip_range`;
 /// `reread` computes the deviation once more with the last bit of each weight changed.
 pub fn first_ratio_is_one(
@@ -230,6 +262,20 @@ mod tests {
         breaks("reward_enters_once", entered([1.9, 0.0, 0.0])); // on the first token: the sum is the same
         breaks("reward_enters_once", entered([0.1, 2.0, 0.0])); // the penalty paid out
         breaks("reward_enters_once", entered([-0.1, 2.0, -1.8])); // padding is penalized too
+    }
+
+    #[test]
+    fn a_law_raises_log_probs_by_what_its_nucleus_leaves_out() {
+        let check = |sampled: [f32; 2], top_p| {
+            sampled_logp_is_of_its_law(0, &[sampled.to_vec()], &[-1.0, -2.0, 9.0], 3, top_p, || vec![-1.0, -2.0, 9.0])
+        };
+        assert!(check([-1.0, -2.0], 1.0).is_ok() && check([-1.0005, -1.9995], 1.0).is_ok());
+        breaks("sampled_logp_is_of_its_law", check([-1.0, -2.002], 1.0));
+        breaks("sampled_logp_is_of_its_law", check([-0.9, -2.0], 1.0));
+        // a nucleus of at least half of the mass: by ln 2 at most
+        assert!(check([-0.4, -1.31], 0.5).is_ok());
+        breaks("sampled_logp_is_of_its_law", check([-0.3, -2.0], 0.5));
+        breaks("sampled_logp_is_of_its_law", check([-1.0, -2.1], 0.5));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The start of an iteration where the policy is the whole module: minibatches, a snapshot, its rollout.
 
 use crate::rollout::{BehaviorAndCurrent, Rollout, RolloutCollector};
+use crate::sampling::RolloutPrompts;
 use crate::updates::MinibatchUpdater;
 use burn::module::Module;
 use duel_model::{Flops, Policy};
@@ -24,12 +25,13 @@ pub fn start_iteration(
     s: &RolloutSettings,
     unit: usize,
     minibatches: seeds::Stream<'_>,
-    prompts: &[Vec<u32>],
+    prompts: RolloutPrompts<'_>,
     learner: &Learner<Policy>,
     metrics: &mut Metrics,
 ) -> Result<IterationStart> {
     let rng = seeds::stream(collector.context.seed, minibatches, collector.iteration);
-    let updater = MinibatchUpdater::new(s, prompts.len(), unit, Flops::policy(&collector.context.config), 0.0, rng);
+    let updater =
+        MinibatchUpdater::new(s, prompts.prompts.len(), unit, Flops::policy(&collector.context.config), 0.0, rng);
     let behavior = learner.module().valid();
     let actors = BehaviorAndCurrent { behavior: &behavior, current: learner.module() };
     let rollout = collector.roll_out(actors, prompts, updater.first_epoch(), learner.step(), metrics)?;

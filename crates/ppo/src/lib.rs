@@ -1,5 +1,6 @@
 //! Methods on the policy's own completions: PPO, policy gradients without a value model, online DPO.
 
+mod covariance;
 pub mod invariants;
 mod iteration_start;
 mod online_dpo;
@@ -9,7 +10,9 @@ mod ppo;
 mod raft;
 mod rollout;
 mod rows;
+mod sampling;
 mod shaping;
+mod token_weights;
 mod updates;
 #[cfg(test)]
 mod wiring;

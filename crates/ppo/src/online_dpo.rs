@@ -7,6 +7,7 @@ use crate::iteration_start::{IterationStart, start_iteration};
 use crate::policy::PolicyOutput;
 use crate::rollout::{CollectorState, Rollout, RolloutCollector, RolloutContext};
 use crate::rows::rows_of;
+use crate::sampling::RolloutPrompts;
 use crate::updates::MinibatchLosses;
 use burn::module::Module;
 use burn::tensor::{Tensor, TensorData};
@@ -53,6 +54,7 @@ impl OnlineDpo {
     fn outcome(&self, rollout: &Rollout, labels: &[bool], rows: &[usize], logp: Tensor<2>) -> PreferenceOutcome {
         let (s, reader) = (&self.settings, &self.collector.context.train_reader);
         let mask = rollout.mask_of(rows); // [b, T]
+        let ref_logp = rollout.ref_logp.as_ref().expect("the beta of DPO's loss is above 0");
         let wins: Vec<f32> = rows.chunks_exact(2).map(|pair| f32::from(labels[pair[0] / 2])).collect();
         let pairs = wins.len();
         let wins = Tensor::<1>::from_data(TensorData::new(wins, [pairs]), reader.device()); // [b/2]
@@ -64,7 +66,7 @@ impl OnlineDpo {
         };
         let logp = PairLogp::new(
             ordered(mask.row_sums(logp)),
-            ordered(mask.row_sums(rows_of(&rollout.ref_logp, rows))),
+            ordered(mask.row_sums(rows_of(ref_logp, rows))),
             ordered(mask.lengths()),
         );
         let loss = match s.pair_loss {
@@ -102,7 +104,7 @@ impl Method for OnlineDpo {
             self.collector.set_reference(learner.module().valid());
         }
         let IterationStart { rollout, behavior, updater } =
-            start_iteration(&mut self.collector, s, 2, stream, prompts, learner, &mut metrics)?;
+            start_iteration(&mut self.collector, s, 2, stream, RolloutPrompts::new(prompts, 2), learner, &mut metrics)?;
 
         // 2. Labels: which of the two is preferred. The accuracy is that of the behavior policy.
         let labels = self.labels(&rollout);

@@ -5,8 +5,8 @@ use crate::rows::rows_of;
 use crate::shaping::estimate_kl;
 use burn::tensor::Tensor;
 use duel_model::{Policy, ResponseReader, Tokens};
-use duel_objectives::{PolicyLoss, entropy, full_kl, token_logp};
-use duel_spec::{KlEstimator, KlPenalty, RolloutSettings};
+use duel_objectives::{PolicyGradientLoss, PolicyLoss, RatioLevel, Surrogate, entropy, full_kl, k1, token_logp};
+use duel_spec::{ImportanceSamplingLevel, KlEstimator, KlPenalty, PolicyObjective, RolloutSettings};
 
 /// A policy's log-probs of the tokens of some responses.
 #[derive(Debug)]
@@ -41,11 +41,32 @@ impl PolicyOutput {
     }
 }
 
-/// Adds the options of a policy loss on some rows of a rollout: β times the KL where `kl = "loss"`, less the entropy bonus.
+/// The policy-gradient loss of some settings.
+pub fn policy_gradient_loss(s: &RolloutSettings) -> PolicyGradientLoss {
+    let (low, high) = (s.clip_range, s.upper_clip_range());
+    PolicyGradientLoss {
+        level: match s.importance_sampling_level {
+            ImportanceSamplingLevel::Token => RatioLevel::Token,
+            ImportanceSamplingLevel::Sequence => RatioLevel::Sequence,
+            ImportanceSamplingLevel::SequenceToken => RatioLevel::SequenceToken,
+        },
+        surrogate: match s.policy_loss {
+            PolicyObjective::Ppo => Surrogate::Clipped { low, high, dual: s.clip_dual },
+            PolicyObjective::Cispo => Surrogate::ClippedWeight { low, high },
+            PolicyObjective::Sapo => {
+                Surrogate::SoftGate { positive: s.sapo_temperature_pos, negative: s.sapo_temperature_neg }
+            }
+        },
+        off_policy_mask_threshold: s.off_policy_mask_threshold,
+    }
+}
+
+/// Adds the options of a policy loss on some rows of a rollout: β times the KL where `kl = "loss"`, the penalty of the tokens that
+/// KL-Cov chose, less the entropy bonus.
 /// `reader` is on the autodiff device.
 ///
 /// # Source
-/// Shao et al. 2024, eq. 3; Schulman et al. 2017, eq. 9.
+/// Shao et al. 2024, eq. 3; Cui et al. 2025, eq. 15, with the estimate |log π − log π_old| of their code; Schulman et al. 2017, eq. 9.
 pub fn with_kl_and_entropy(
     mut policy: PolicyLoss,
     s: &RolloutSettings,
@@ -56,16 +77,21 @@ pub fn with_kl_and_entropy(
 ) -> PolicyLoss {
     let mask = rollout.mask_of(rows); // [b, T]
     let PolicyOutput { logp, logits } = output;
-    if s.kl == KlPenalty::Loss {
+    let logp_now = logp.clone();
+    if let (KlPenalty::Loss, Some(ref_logp)) = (s.kl, &rollout.ref_logp) {
         let kl = match (&logits, &rollout.reference) {
             (Some(logits), Some(reference)) if s.kl_estimator == KlEstimator::Full => {
                 let reader = reader.valid();
                 let ref_logits = reader.logits(reference, &reader.tokens(&rollout.responses.select(rows))); // [b, T, V]
                 full_kl(logits.clone(), Tensor::from_inner(ref_logits))
             }
-            _ => estimate_kl(s.kl_estimator, logp, rows_of(&rollout.ref_logp, rows)),
+            _ => estimate_kl(s.kl_estimator, logp, rows_of(ref_logp, rows)),
         };
         policy.loss = policy.loss + mask.average(kl) * rollout.beta;
+    }
+    if let Some(kl_coefs) = &rollout.token_kl_coefs {
+        let log_ratio = k1(logp_now, rows_of(&rollout.logp, rows)); // [b, T]
+        policy.loss = policy.loss + mask.average(log_ratio.abs() * rows_of(kl_coefs, rows));
     }
     if s.entropy_coef != 0.0
         && let Some(logits) = logits
@@ -140,6 +166,20 @@ mod tests {
                 assert!((actual - expected).abs() < 1e-5, "{s:?}: {actual}, by hand {expected}");
             }
         }
+        let kl_coefs = (0..ROWS * T).map(|cell| if cell % T == 1 { 0.7f32 } else { 0.0 }).collect::<Vec<_>>();
+        let kl_coefs = Tensor::<1>::from_data(kl_coefs.as_slice(), context.reader.device()).reshape([ROWS, T]);
+        let rollout = Rollout { token_kl_coefs: Some(kl_coefs), ..rollout };
+        let s = settings();
+        let output = PolicyOutput::of(&s, reader, &actor, &reader.tokens(&responses));
+        let loss = Tensor::from_data([2.0f32], reader.device());
+        let old_logp = rows_of(&rollout.logp, &ROWS_READ);
+        let plain = PolicyLoss::unclipped(loss, output.logp.clone(), old_logp, &rollout.mask_of(&ROWS_READ));
+        let loss = with_kl_and_entropy(plain, &s, &rollout, &ROWS_READ, output, reader).loss;
+        // log π_old is −1
+        let from_old = |cell: usize| log_p[cell][responses.responses[cell / T][cell % T] as usize] + 1.0;
+        let penalty = mean(&|cell| if cell % T == 1 { 0.7 * from_old(cell).abs() } else { 0.0 });
+        let actual = f64::from(host(loss.inner())[0]);
+        assert!((actual - 2.0 - penalty).abs() < 1e-5 && penalty > 0.01, "{actual}, by hand {penalty}");
         let kls = estimators.map(kl);
         assert!(kls.iter().enumerate().all(|(i, a)| kls[..i].iter().all(|b| (a - b).abs() > 1e-3)), "{kls:?}");
     }

@@ -4,18 +4,20 @@
 //! Deviations from the papers: PPO's clipped ratio and its stop at `target_kl` for all three, so that they may make more
 //! than one update per rollout; the loss is a mean over the tokens of the minibatch unless `loss_mean` says otherwise.
 
+use crate::covariance::control_covariance;
 use crate::invariants;
 use crate::iteration_start::{IterationStart, start_iteration};
-use crate::policy::{PolicyOutput, with_kl_and_entropy};
+use crate::policy::{PolicyOutput, policy_gradient_loss, with_kl_and_entropy};
 use crate::rollout::{CollectorState, Rollout, RolloutCollector, RolloutContext};
-use crate::rows::rows_of;
+use crate::rows::{normalize, rows_of, variance};
+use crate::sampling::RolloutPrompts;
 use crate::updates::MinibatchLosses;
 use burn::tensor::Tensor;
 use duel_model::{Policy, weights::host};
-use duel_objectives::{clipped_policy_loss, group_relative, leave_one_out};
+use duel_objectives::{group_relative, leave_one_out};
 use duel_spec::ids::prompt_hash;
-use duel_spec::seeds::Stream;
-use duel_spec::{KlPenalty, RolloutSettings, metrics};
+use duel_spec::seeds::{self, Stream};
+use duel_spec::{KlPenalty, Normalization, RolloutSettings, metrics};
 use duel_training::{Learner, Method, Metrics, Result};
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +30,16 @@ pub enum Baseline {
     LeaveOneOut { group: usize },
     /// The mean of the responses to the same prompt; with `scale`, also divided by their standard deviation.
     Group { group: usize, scale: bool },
+}
+
+impl Baseline {
+    /// Responses to one prompt.
+    fn group(&self) -> usize {
+        match *self {
+            Self::Past { .. } => 1,
+            Self::LeaveOneOut { group } | Self::Group { group, .. } => group,
+        }
+    }
 }
 
 /// REINFORCE, RLOO or GRPO, by its baseline.
@@ -65,7 +77,7 @@ impl PolicyGradient {
 
 impl Method for PolicyGradient {
     type Module = Policy;
-    /// Prompts, one per response; those of a group are consecutive.
+    /// Prompts, one per response; those of a group are consecutive. Those after the first `episodes` are for dynamic sampling.
     type Batch = Vec<Vec<u32>>;
     type State = (CollectorState, Baseline);
 
@@ -77,26 +89,38 @@ impl Method for PolicyGradient {
         let (mut metrics, step) = (Metrics::default(), learner.step());
         // 1. Roll out with a snapshot of the policy.
         let stream = Stream::CriticFreeMinibatches;
+        let prompts = RolloutPrompts::with_spare(prompts, self.settings.episodes, self.baseline.group());
         let IterationStart { rollout, behavior, updater } =
             start_iteration(&mut self.collector, &self.settings, 1, stream, prompts, learner, &mut metrics)?;
 
-        // 2. Advantages: the return of each response less its baseline.
+        // 2. Advantages: the return of each response less its baseline, normalized over all tokens (REINFORCE++).
         let advantages = self.advantages(&rollout); // [B]
         let values: Vec<f64> = host(advantages.clone()).into_iter().map(f64::from).collect();
         if let Baseline::LeaveOneOut { group } | Baseline::Group { group, .. } = self.baseline {
             metrics.check(|| invariants::groups_are_centred(step, &values, group))?;
+        }
+        let raw_advantages = advantages.unsqueeze_dim::<2>(1).expand(rollout.logp.dims()); // [B, T]
+        let normalization = self.settings.advantages;
+        let advantages = normalize(raw_advantages.clone(), normalization, &rollout.mask); // [B, T]
+        if normalization == Normalization::White {
+            metrics.check(|| {
+                let sd = variance(&raw_advantages, &rollout.mask).sqrt();
+                invariants::advantages_are_white(step, &advantages, &raw_advantages, sd, &rollout.mask)
+            })?;
         }
         metrics.put(metrics::ROLLOUT_RETURN, rollout.mean_return());
         metrics.put(metrics::ADVANTAGE_SD, (values.iter().map(|x| x * x).sum::<f64>() / values.len() as f64).sqrt());
 
         // 3. K epochs of minibatches with the clipped loss.
         let (s, reader) = (&self.settings, &self.collector.context.train_reader);
-        let advantages = advantages.unsqueeze_dim::<2>(1).expand(rollout.logp.dims()); // [B, T]
+        let rng = || seeds::stream(self.collector.context.seed, Stream::ClippedTokens, self.collector.iteration);
+        let rollout = control_covariance(rollout, &self.settings, &advantages, rng);
+        let advantages = rollout.weighted(&advantages); // [B, T]
         let losses = |actor: &Policy, rows: &[usize]| {
             let output = PolicyOutput::of(s, reader, actor, &reader.tokens(&rollout.responses.select(rows)));
             let [old_logp, advantages] = [&rollout.logp, &advantages].map(|x| rows_of(x, rows)); // [b, T]
             let (logp, mask) = (output.logp.clone(), rollout.mask_of(rows));
-            let policy = clipped_policy_loss(logp, old_logp, advantages, s.clip_range, &mask);
+            let policy = policy_gradient_loss(s).evaluate(logp, old_logp, advantages, &mask);
             MinibatchLosses { policy: with_kl_and_entropy(policy, s, &rollout, rows, output, reader), value: None }
         };
         updater.run(learner, &rollout, losses, &mut metrics)?;

@@ -5,19 +5,18 @@
 //! temperature 1, so sampled and trained log-probs agree; the score lands on the last counted token, so
 //! one mask serves both losses; actor and critic are separate networks under one optimizer unless `critic` says otherwise.
 
+use crate::covariance::control_covariance;
 use crate::invariants;
-use crate::policy::{PolicyOutput, with_kl_and_entropy};
+use crate::policy::{PolicyOutput, policy_gradient_loss, with_kl_and_entropy};
 use crate::rollout::{BehaviorAndCurrent, CollectorState, Rollout, RolloutCollector, RolloutContext};
-use crate::rows::{map_blocks, rows_of, variance};
+use crate::rows::{map_blocks, normalize, rows_of, variance};
+use crate::sampling::RolloutPrompts;
 use crate::updates::{MinibatchLosses, MinibatchUpdater};
 use burn::module::Module;
 use burn::tensor::Tensor;
 use duel_model::weights::{flatten_trained, host};
 use duel_model::{Flops, Policy, ResponseReader, ScalarModel, Tokens, ValueHead};
-use duel_objectives::{
-    Gae, PolicyLoss, ResponseMask, ValueLoss, clipped_policy_loss, clipped_value_loss, gae, kl_shaped_rewards, whiten,
-    whiten_keep_mean,
-};
+use duel_objectives::{Gae, PolicyLoss, ValueLoss, clipped_value_loss, gae, kl_shaped_rewards};
 use duel_spec::ids::prompt_hash;
 use duel_spec::seeds::{self, Stream};
 use duel_spec::{CriticBody, KlPenalty, Normalization, PpoSettings as Settings, metrics};
@@ -66,7 +65,13 @@ impl Method for Ppo {
         let old = learner.module().valid();
         let actors = BehaviorAndCurrent { behavior: &old.actor, current: &learner.module().actor };
         let first_epoch = updater.first_epoch();
-        let rollout = self.collector.roll_out(actors, prompts, first_epoch, learner.step(), &mut metrics)?;
+        let rollout = self.collector.roll_out(
+            actors,
+            RolloutPrompts::new(prompts, 1),
+            first_epoch,
+            learner.step(),
+            &mut metrics,
+        )?;
         let reader = &self.collector.context.reader;
         let values = map_blocks(&rollout.responses, first_epoch, |b| old.values(reader, &reader.tokens(b))); // [B, T]
 
@@ -75,6 +80,7 @@ impl Method for Ppo {
 
         // 3. Advantages: GAE, whitened; their returns are the critic's targets.
         let experience = Experience::new(&self.settings, rollout, rewards, values);
+        let experience = self.with_controlled_covariance(experience);
         self.check(&experience, learner.step(), &mut metrics)?;
         self.record(&experience, &mut metrics);
 
@@ -138,7 +144,7 @@ impl Experience {
         let mask = &rollout.mask;
         let normalized = normalize(rewards.clone(), s.rewards, mask); // [B, T]
         let Gae { advantages: raw_advantages, returns } = gae(normalized, values.clone(), s.gamma, s.lambda, mask);
-        let advantages = normalize(raw_advantages.clone(), s.advantages, mask);
+        let advantages = normalize(raw_advantages.clone(), s.shared.advantages, mask);
         Self { rollout, values, rewards, raw_advantages, advantages, returns }
     }
 
@@ -152,12 +158,13 @@ impl Experience {
     ) -> (PolicyLoss, ValueLoss) {
         let Self { rollout, values: old_values, advantages, returns, .. } = self;
         let mask = rollout.mask_of(rows); // [b, T]
+        let advantages = rollout.weighted(advantages); // [B, T]
         let [old_logp, old_values, advantages, returns] =
-            [&rollout.logp, old_values, advantages, returns].map(|x| rows_of(x, rows)); // [b, T]
+            [&rollout.logp, old_values, &advantages, returns].map(|x| rows_of(x, rows)); // [b, T]
         let tokens = reader.tokens(&rollout.responses.select(rows));
         let (output, values) = module.read(s, reader, &tokens); // [b, T]
 
-        let policy = clipped_policy_loss(output.logp.clone(), old_logp, advantages, s.shared.clip_range, &mask);
+        let policy = policy_gradient_loss(&s.shared).evaluate(output.logp.clone(), old_logp, advantages, &mask);
         let policy = with_kl_and_entropy(policy, &s.shared, rollout, rows, output, reader);
         let value = clipped_value_loss(values, old_values, returns, s.value_clip_range, &mask);
         (policy, value)
@@ -167,15 +174,6 @@ impl Experience {
 /// β where the KL is penalized in the reward.
 fn kl_coef(s: &Settings, rollout: &Rollout) -> f64 {
     if s.shared.kl == KlPenalty::Reward { rollout.beta } else { 0.0 }
-}
-
-/// `[B, T]` over the counted tokens of a rollout.
-fn normalize(x: Tensor<2>, normalization: Normalization, mask: &ResponseMask) -> Tensor<2> {
-    match normalization {
-        Normalization::Raw => x,
-        Normalization::Scaled => whiten_keep_mean(x, mask),
-        Normalization::White => whiten(x, mask),
-    }
 }
 
 impl ActorCritic {
@@ -214,6 +212,15 @@ impl Ppo {
         MinibatchUpdater::new(&self.settings.shared, responses, 1, Flops::policy(config), critic, rng)
     }
 
+    /// The tokens of an experience that Clip-Cov or KL-Cov act on.
+    fn with_controlled_covariance(&self, experience: Experience) -> Experience {
+        let Experience { rollout, advantages, .. } = &experience;
+        let seed = self.collector.context.seed;
+        let rng = || seeds::stream(seed, Stream::ClippedTokens, self.collector.iteration);
+        let rollout = control_covariance(rollout.clone(), &self.settings.shared, advantages, rng);
+        Experience { rollout, ..experience }
+    }
+
     /// The invariants of steps 2 and 3.
     fn check(&self, experience: &Experience, step: u64, metrics: &mut Metrics) -> Result<()> {
         let s = &self.settings;
@@ -227,7 +234,7 @@ impl Ppo {
                 let at_one = gae(rewards.clone(), values.clone(), 1.0, 1.0, mask).advantages; // [B, T]
                 invariants::gae_at_one_is_return_minus_value(step, &at_one, rewards, values, mask)?;
             }
-            if s.advantages == Normalization::White {
+            if s.shared.advantages == Normalization::White {
                 let sd = variance(raw_advantages, mask).sqrt();
                 invariants::advantages_are_white(step, advantages, raw_advantages, sd, mask)?;
             }
@@ -263,8 +270,8 @@ mod tests {
 
     fn method(advantages: Normalization) -> Ppo {
         let method = ppo(settings(), CriticBody::Separate);
-        let settings =
-            Settings { advantages, rewards: Normalization::Raw, gamma: 1.0, lambda: 1.0, ..method.settings.clone() };
+        let mut settings = Settings { rewards: Normalization::Raw, gamma: 1.0, lambda: 1.0, ..method.settings.clone() };
+        settings.shared.advantages = advantages;
         Ppo { settings, ..method }
     }
 

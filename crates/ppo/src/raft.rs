@@ -7,6 +7,7 @@ use crate::iteration_start::{IterationStart, start_iteration};
 use crate::policy::PolicyOutput;
 use crate::rollout::{CollectorState, Rollout, RolloutCollector, RolloutContext};
 use crate::rows::rows_of;
+use crate::sampling::RolloutPrompts;
 use crate::updates::MinibatchLosses;
 use duel_model::{Policy, weights::host};
 use duel_objectives::{PolicyLoss, ResponseMask};
@@ -59,8 +60,15 @@ impl Method for Raft {
         let mut metrics = Metrics::default();
         let (s, group, stream) = (&self.settings.shared, self.settings.group, Stream::RaftMinibatches);
         // 1. Several responses per prompt from a snapshot of the policy.
-        let IterationStart { rollout: all, behavior, updater } =
-            start_iteration(&mut self.collector, s, group, stream, prompts, learner, &mut metrics)?;
+        let IterationStart { rollout: all, behavior, updater } = start_iteration(
+            &mut self.collector,
+            s,
+            group,
+            stream,
+            RolloutPrompts::new(prompts, group),
+            learner,
+            &mut metrics,
+        )?;
         metrics.put(metrics::ROLLOUT_RETURN, all.mean_return());
 
         // 2. The best of each group.

@@ -2,17 +2,16 @@
 
 use crate::invariants;
 use crate::rows::{index, map_blocks};
-use crate::shaping::{RunningMoments, estimate_kl, next_kl_coef, shaped};
+use crate::sampling::{ResponseSampler, RolloutPrompts, ScoredResponses};
+use crate::shaping::{RunningMoments, estimate_kl, next_kl_coef};
+use crate::token_weights::SampledTokens;
 use burn::tensor::{Device, Tensor};
-use duel_model::{Flops, Policy, ResponseReader, Responses, TransformerConfig, generate, weights, weights::host};
+use duel_model::{Flops, Policy, ResponseReader, Responses, TransformerConfig, weights, weights::host};
 use duel_objectives::{Reduction, ResponseMask, full_kl, k1};
 use duel_reward::Scorer;
 use duel_spec::seeds::{self, Stream};
-use duel_spec::{
-    KlEstimator, KlPenalty, LossReduction, ReferenceMode, RolloutSettings, TokenSpec, TruncationHandling, metrics,
-};
+use duel_spec::{KlPenalty, LossReduction, ReferenceMode, RolloutSettings, TokenSpec, TruncationHandling, metrics};
 use duel_training::invariants as training_invariants;
-use duel_training::rounding::nudged;
 use duel_training::{Metrics, Result, follow, logprobs, probes};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -20,8 +19,8 @@ use std::sync::Arc;
 
 /// What a method on rollouts needs besides the module in training.
 pub struct RolloutContext {
-    /// The SFT policy, without gradient.
-    pub reference: Policy,
+    /// The SFT policy, without gradient; `None` where `beta = 0` and nothing reads it.
+    pub reference: Option<Policy>,
     /// Its score is the reward.
     pub scorer: Arc<dyn Scorer>,
     /// Reads without gradient.
@@ -48,13 +47,18 @@ pub struct Rollout {
     pub mask: ResponseMask,
     /// Log-probs under the policy that wrote the responses.
     pub logp: Tensor<2>,
-    pub ref_logp: Tensor<2>,
-    /// The estimate of each token's KL that is penalized.
+    /// Log-probs under the reference; `None` where `beta = 0`.
+    pub ref_logp: Option<Tensor<2>>,
+    /// The estimate of each token's KL that is penalized; 0 where `beta = 0`.
     pub token_kl: Tensor<2>,
     /// The KL coefficient.
     pub beta: f64,
     /// The reward of each response before the KL penalty, `[B]`.
     pub scores: Vec<f64>,
+    /// What multiplies each token's advantage, `[B, T]`; `None`: 1.
+    pub token_weights: Option<Tensor<2>>,
+    /// What multiplies the KL of each token to the policy that wrote it, as a penalty, `[B, T]`; `None`: 0.
+    pub token_kl_coefs: Option<Tensor<2>>,
     /// The reference itself, where a loss reads its full distribution.
     pub reference: Option<Policy>,
 }
@@ -71,8 +75,8 @@ pub struct BehaviorAndCurrent<'a> {
 pub struct RolloutCollector {
     pub context: RolloutContext,
     settings: RolloutSettings,
-    /// The policy that the KL is measured from, and the KL coefficient.
-    reference: Policy,
+    /// The policy that the KL is measured from, where `beta > 0`, and the KL coefficient.
+    reference: Option<Policy>,
     beta: f64,
     /// Mean and variance of all scores so far.
     seen: RunningMoments,
@@ -93,39 +97,43 @@ pub struct CollectorState {
 impl RolloutCollector {
     /// What a resumed training needs.
     pub fn state(&self) -> CollectorState {
-        let follows = self.settings.reference == ReferenceMode::Ema;
-        let reference = follows.then(|| weights::flatten(&self.reference));
+        let following = self.reference.as_ref().filter(|_| self.settings.reference == ReferenceMode::Ema);
+        let reference = following.map(weights::flatten);
         CollectorState { reference, beta: self.beta, seen: self.seen, iteration: self.iteration }
     }
 
     /// Continues from a state.
     pub fn resume(&mut self, state: CollectorState) {
         let CollectorState { reference, beta, seen, iteration } = state;
-        if let Some(reference) = reference {
-            let policy = self.reference.clone(); // merged since the first iteration
-            let policy = if iteration == 0 { policy } else { policy.merged() };
-            self.reference = weights::unflatten(policy, &reference);
+        if let Some(weights) = reference {
+            let unmerged = iteration == 0; // merged since the first iteration
+            self.reference = self.reference.take().map(|policy| {
+                let policy = if unmerged { policy } else { policy.merged() };
+                weights::unflatten(policy, &weights)
+            });
         }
         (self.beta, self.seen, self.iteration) = (beta, seen, iteration);
     }
 
     /// `settings` in full; see `defaults.toml` for units and sources.
-    pub fn new(context: RolloutContext, settings: RolloutSettings) -> Self {
-        let (reference, beta) = (context.reference.clone(), settings.beta);
+    pub fn new(mut context: RolloutContext, settings: RolloutSettings) -> Self {
+        let beta = settings.beta;
+        let reference = context.reference.take().filter(|_| beta > 0.0);
+        assert_eq!(reference.is_some(), beta > 0.0, "a KL penalty needs its reference");
         Self { context, settings, reference, beta, seen: RunningMoments::default(), iteration: 0 }
     }
 
     #[cfg(test)]
-    pub(crate) fn reference(&self) -> &Policy {
-        &self.reference
+    pub(crate) fn reference(&self) -> Option<&Policy> {
+        self.reference.as_ref()
     }
 
     /// Takes the policy that is about to write as the reference.
     pub fn set_reference(&mut self, policy: Policy) {
-        self.reference = policy;
+        self.reference = Some(policy);
     }
 
-    /// Samples one response per prompt, reads its log-probs under policy and reference, and scores it. `blocks` are the
+    /// Samples one response per prompt, scores it, and reads its log-probs under policy and reference. `blocks` are the
     /// minibatches of the first epoch.
     ///
     /// # Errors
@@ -133,17 +141,25 @@ impl RolloutCollector {
     pub fn roll_out(
         &mut self,
         actors: BehaviorAndCurrent<'_>,
-        prompts: &[Vec<u32>],
+        prompts: RolloutPrompts<'_>,
         blocks: &[Vec<usize>],
         step: u64,
         metrics: &mut Metrics,
     ) -> Result<Rollout> {
         let RolloutContext { reader, train_reader, scorer, config, scorer_flops, seed, .. } = &self.context;
         let (s, space) = (&self.settings, reader.space());
-        let mut rng = seeds::stream(*seed, Stream::Rollout, self.iteration);
-        let sampler = actors.behavior.clone().for_inference(); // the fast path
-        let responses = generate(&sampler, space, prompts.to_vec(), &mut rng, reader.device());
-        training_invariants::sampled_from_finite(step, &responses)?;
+        let mut sampler = ResponseSampler {
+            settings: s,
+            policy: actors.behavior.clone().for_inference(), // the fast path
+            scorer: scorer.as_ref(),
+            reader,
+            seen: &mut self.seen,
+            rng: seeds::stream(*seed, Stream::Rollout, self.iteration),
+            response_tokens: 0,
+            tokens: 0,
+        };
+        let ScoredResponses { responses, raw, scores } = sampler.sample(step, prompts, metrics)?;
+        let (sampled_responses, sampled) = (sampler.response_tokens, sampler.tokens);
         // Read in the minibatches of the first epoch: the same arithmetic, so the ratios start at 1 to the last bit.
         // Where the device has no fused log-probs, the training module reads: autodiff composes its softmax.
         let read = |block: &Responses| {
@@ -151,52 +167,86 @@ impl RolloutCollector {
             fused.unwrap_or_else(|| logprobs::response_logp(train_reader, actors.current, block).inner())
         };
         let logp = map_blocks(&responses, blocks, read); // [B, T]
-        let ref_logp = logprobs::response_logp(reader, &self.reference, &responses); // [B, T]
-        let raw = scorer.score(&responses).map_err(unscored)?; // [B]
+        let ref_logp = self.reference.as_ref().map(|reference| logprobs::response_logp(reader, reference, &responses)); // [B, T]
+        let sampled_tokens =
+            SampledTokens { settings: s, reader, policy: actors.behavior, responses: &responses, logp: &logp };
         metrics.check(|| {
             if self.iteration == 0 {
                 training_invariants::eos_counts_and_pad_does_not(step, reader, &responses)?;
                 probes::reads_are_sound(step, train_reader, actors.current, &responses)?;
             }
-            let columns = space.response_tokens;
-            invariants::sampled_logp_is_the_policys(step, &responses.logp, &host(logp.clone()), columns, || {
-                host(logprobs::response_logp(reader, &nudged(actors.behavior), &responses))
-            })
+            sampled_tokens.check(step)
         })?;
 
         // Generate, old log-probs, reference and score passes: one forward each (docs/verdicts.md, FLOPs).
-        let tokens = responses.token_count();
-        let mut passes = 3;
-        let full = s.kl == KlPenalty::Reward && s.kl_estimator == KlEstimator::Full;
-        let token_kl = if full {
-            passes += 2;
-            let read = |policy, block: &Responses| reader.logits(policy, &reader.tokens(block)); // [b, T, V]
-            let each = logprobs::blocks_of_logits(reader, &responses)
-                .map(|b| full_kl(read(actors.behavior, &b), read(&self.reference, &b)));
-            Tensor::cat(each.collect(), 0)
-        } else {
-            estimate_kl(s.kl_estimator, logp.clone(), ref_logp.clone())
-        };
-        let scores = shaped(s, &mut self.seen, &raw, |row| responses.ended(row, space));
-        metrics.cost.sampled_tokens += responses.response_tokens();
-        metrics.cost.scored_tokens += tokens * (passes - 1 + u64::from(*scorer_flops > 0.0));
-        metrics.cost.flops += passes as f64 * Flops::policy(config).forward(tokens) + scorer_flops * tokens as f64;
+        let (tokens, policy, passes) = (responses.token_count(), Flops::policy(config), self.passes());
+        let replaced = sampled - tokens; // sampled and scored, and not read again
+        metrics.cost.sampled_tokens += sampled_responses;
+        metrics.cost.scored_tokens += tokens * (passes - 1) + sampled * u64::from(*scorer_flops > 0.0);
+        metrics.cost.flops += passes as f64 * policy.forward(tokens) + policy.forward(replaced);
+        metrics.cost.flops += scorer_flops * sampled as f64;
 
         let mask = loss_mask(s, &responses, space, reader.device()); // [B, T]
-        let reference = s.needs_full_logits().then(|| self.reference.clone());
-        let rollout = Rollout { responses, mask, logp, ref_logp, token_kl, beta: self.beta, scores, reference };
-        training_invariants::finite(step, "the rollout's KL to the reference", rollout.mean_kl())?;
-        invariants::kl_coef_is_positive(step, self.beta)?;
+        let token_weights = sampled_tokens.weights(&mask, metrics);
+        let token_kl = self.token_kl(actors.behavior, &responses, &logp, ref_logp.as_ref());
+        let rollout = Rollout {
+            responses,
+            mask,
+            logp,
+            ref_logp,
+            token_kl,
+            beta: self.beta,
+            scores,
+            token_weights,
+            token_kl_coefs: None,
+            reference: self.reference.clone().filter(|_| s.needs_full_logits()),
+        };
+        if let Some(kl) = rollout.mean_kl() {
+            training_invariants::finite(step, "the rollout's KL to the reference", kl)?;
+            invariants::kl_coef_is_positive(step, self.beta)?;
+        }
         rollout.record(&raw, reader, metrics);
         Ok(rollout)
+    }
+
+    /// Forward passes of a policy over the responses of a rollout, sampling included.
+    fn passes(&self) -> u64 {
+        let s = &self.settings;
+        let passes = if self.reference.is_some() { 3 } else { 2 };
+        let full_kl = if s.penalizes_full_kl(KlPenalty::Reward) { 2 } else { 0 }; // of policy and reference
+        let entropies = u64::from(s.top_entropy_quantile < 1.0);
+        passes + full_kl + entropies
+    }
+
+    /// The estimate of each token's KL to the reference, `[B, T]`; 0 without one.
+    fn token_kl(
+        &self,
+        behavior: &Policy,
+        responses: &Responses,
+        logp: &Tensor<2>,
+        ref_logp: Option<&Tensor<2>>,
+    ) -> Tensor<2> {
+        let (s, reader) = (&self.settings, &self.context.reader);
+        match (&self.reference, ref_logp) {
+            (Some(reference), _) if s.penalizes_full_kl(KlPenalty::Reward) => {
+                let read = |policy, block: &Responses| reader.logits(policy, &reader.tokens(block)); // [b, T, V]
+                let each = logprobs::blocks_of_logits(reader, responses)
+                    .map(|b| full_kl(read(behavior, &b), read(reference, &b)));
+                Tensor::cat(each.collect(), 0)
+            }
+            (_, Some(ref_logp)) => estimate_kl(s.kl_estimator, logp.clone(), ref_logp.clone()),
+            (_, None) => logp.zeros_like(),
+        }
     }
 
     /// Updates what the next rollout depends on: the KL coefficient by the KL of this one, and a reference that follows.
     pub fn next(&mut self, rollout: &Rollout, actor: &Policy) {
         let s = &self.settings;
-        self.beta = next_kl_coef(s, self.beta, rollout.mean_kl(), rollout.responses.len());
+        if let Some(kl) = rollout.mean_kl() {
+            self.beta = next_kl_coef(s, self.beta, kl, rollout.responses.len());
+        }
         if s.reference == ReferenceMode::Ema {
-            self.reference = follow(&self.reference, actor, s.reference_decay);
+            self.reference = self.reference.take().map(|reference| follow(&reference, actor, s.reference_decay));
         }
         self.iteration += 1;
     }
@@ -209,14 +259,24 @@ impl Rollout {
         ResponseMask::from_lengths(&self.responses.lengths(), columns, &self.logp.device()) // [B, T]
     }
 
-    /// k1 of each response, nats, `[B]`: also of those that no loss counts, since the policy sampled them.
-    fn kl(&self) -> Tensor<1> {
-        self.all_tokens().row_sums(k1(self.logp.clone(), self.ref_logp.clone()))
+    /// k1 of each response, nats, `[B]`: also of those that no loss counts, since the policy sampled them. `None` without a
+    /// reference.
+    fn kl(&self) -> Option<Tensor<1>> {
+        let ref_logp = self.ref_logp.clone()?;
+        Some(self.all_tokens().row_sums(k1(self.logp.clone(), ref_logp)))
     }
 
     /// The penalized KL of each response, `[B]`.
     pub fn penalized_kl(&self) -> Tensor<1> {
         self.all_tokens().row_sums(self.token_kl.clone())
+    }
+
+    /// Advantages `[B, T]` times the weight of each token.
+    pub fn weighted(&self, advantages: &Tensor<2>) -> Tensor<2> {
+        match &self.token_weights {
+            Some(weights) => advantages.clone() * weights.clone(),
+            None => advantages.clone(),
+        }
     }
 
     /// The mask of some rows, on the autodiff device.
@@ -231,7 +291,9 @@ impl Rollout {
         let lengths = self.counted(rows);
         match self.mask.reduction() {
             Reduction::Tokens => lengths.iter().sum(),
-            Reduction::Responses => lengths.iter().filter(|&&tokens| tokens > 0.0).count() as f64,
+            Reduction::Responses | Reduction::Sums { .. } => {
+                lengths.iter().filter(|&&tokens| tokens > 0.0).count() as f64
+            }
         }
     }
 
@@ -255,11 +317,11 @@ impl Rollout {
 
     /// Mean of score minus KL penalty.
     pub fn mean_return(&self) -> f64 {
-        mean(self.scores.iter().copied()) - self.beta * self.mean_kl()
+        mean(self.scores.iter().copied()) - self.mean_kl().map_or(0.0, |kl| self.beta * kl)
     }
 
-    fn mean_kl(&self) -> f64 {
-        mean(host(self.kl()).into_iter().map(f64::from))
+    fn mean_kl(&self) -> Option<f64> {
+        self.kl().map(|kl| mean(host(kl).into_iter().map(f64::from)))
     }
 
     fn record(&self, raw: &[f64], reader: &ResponseReader, metrics: &mut Metrics) {
@@ -269,7 +331,9 @@ impl Rollout {
         let unended = (0..responses.len()).filter(|&row| !responses.ended(row, reader.space())).count();
         metrics.put(metrics::ROLLOUT_PROXY, mean(raw.iter().copied()));
         metrics.put(metrics::KL_PRICE, self.beta);
-        metrics.put(metrics::ROLLOUT_KL, self.mean_kl());
+        if let Some(kl) = self.mean_kl() {
+            metrics.put(metrics::ROLLOUT_KL, kl);
+        }
         metrics.put(metrics::ROLLOUT_LENGTH, responses.response_tokens() as f64 / n);
         metrics.put(metrics::ROLLOUT_ENTROPY, -f64::from(host(self.all_tokens().mean(logp.clone()))[0]));
         metrics.put(metrics::ROLLOUT_UNENDED, unended as f64 / n);
@@ -291,18 +355,10 @@ fn loss_mask(s: &RolloutSettings, responses: &Responses, space: &TokenSpec, devi
     let average = match s.loss_mean {
         LossReduction::Tokens => Reduction::Tokens,
         LossReduction::Responses => Reduction::Responses,
+        LossReduction::Constant => Reduction::Sums { per: space.response_tokens },
+        LossReduction::Sum => Reduction::Sums { per: 1 },
     };
     ResponseMask::from_lengths(&counted, space.response_tokens, device).averaging(average) // [B, T]
-}
-
-/// A scorer's error as a training's: one of the reward model passes through, any other keeps its message.
-fn unscored(error: duel_reward::Error) -> duel_training::Error {
-    match error {
-        duel_reward::Error::Training(error) => error,
-        duel_reward::Error::Model(error) => error.into(),
-        duel_reward::Error::Data(error) => error.into(),
-        scorer => duel_training::Error::Unscored { source: Box::new(scorer) },
-    }
 }
 
 fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
@@ -330,16 +386,20 @@ mod tests {
             mask: ResponseMask::from_lengths(&[2, 0], 2, &device).averaging(Reduction::Responses), // the second was cut off
             token_kl: k1(logp.clone(), ref_logp.clone()),
             logp,
-            ref_logp,
+            ref_logp: Some(ref_logp),
             beta: 0.5,
             scores: vec![1.0, 2.0],
+            token_weights: None,
+            token_kl_coefs: None,
             reference: None,
         };
-        assert_eq!(rollout.mean_kl(), 3.0); // (1 + 1 + 2 + 2) / 2
+        assert_eq!(rollout.mean_kl(), Some(3.0)); // (1 + 1 + 2 + 2) / 2
         assert_eq!(host(rollout.penalized_kl()), [2.0, 4.0]);
         assert_eq!(rollout.mean_return(), 0.0); // 1.5 − 0.5 · 3
         assert_eq!((rollout.weight(&[0, 1]), rollout.tokens(&[0, 1])), (1.0, 2.0));
         assert_eq!((rollout.weight(&[1]), rollout.tokens(&[1])), (0.0, 0.0));
+        let without_reference = Rollout { ref_logp: None, beta: 0.0, ..rollout };
+        assert_eq!((without_reference.mean_kl(), without_reference.mean_return()), (None, 1.5));
     }
 
     #[test]
@@ -359,11 +419,13 @@ mod tests {
         let rollout = Rollout {
             mask: ResponseMask::from_lengths(&[2, 2, 0, 1], 3, &device),
             token_kl: logp.zeros_like(),
-            ref_logp: logp.clone() - 0.5,
+            ref_logp: Some(logp.clone() - 0.5),
             logp,
             responses,
             beta: 0.25,
             scores: vec![0.0; 4],
+            token_weights: None,
+            token_kl_coefs: None,
             reference: None,
         };
         let space = TokenSpec {

@@ -1,8 +1,9 @@
-//! Some rows of a rollout's tensors.
+//! Some rows of a rollout's tensors, and their moments.
 
 use burn::tensor::{Int, Tensor, TensorData};
 use duel_model::{Responses, weights::host};
-use duel_objectives::ResponseMask;
+use duel_objectives::{ResponseMask, whiten, whiten_keep_mean};
+use duel_spec::Normalization;
 use std::collections::HashSet;
 
 /// Some rows of a tensor `[B, T]` without gradient, on the autodiff device: `[b, T]`.
@@ -26,6 +27,15 @@ pub fn index(rows: &[usize], like: &Tensor<2>) -> Tensor<1, Int> {
     let rows: Vec<i32> = rows.iter().map(|&r| r as i32).collect();
     let n = rows.len();
     Tensor::from_data(TensorData::new(rows, [n]), &like.device())
+}
+
+/// `[B, T]` over the counted tokens of a rollout.
+pub fn normalize(x: Tensor<2>, normalization: Normalization, mask: &ResponseMask) -> Tensor<2> {
+    match normalization {
+        Normalization::Raw => x,
+        Normalization::Scaled => whiten_keep_mean(x, mask),
+        Normalization::White => whiten(x, mask),
+    }
 }
 
 /// Variance over counted tokens.

@@ -52,6 +52,16 @@ pub fn shaped(
     scores.iter().enumerate().map(|(row, &x)| scaled(x).clamp(-s.score_clip, s.score_clip) - penalty(row)).collect()
 }
 
+/// The soft overlong punishment of a response of `length` tokens where the longest has `longest`: it grows linearly over the last
+/// `overlong_buffer` of them. Yu et al. 2025, eq. 13.
+pub fn overlong_penalty(s: &RolloutSettings, length: usize, longest: usize) -> f64 {
+    if s.overlong_buffer == 0 {
+        return 0.0;
+    }
+    let excess = length as f64 - (longest as f64 - s.overlong_buffer as f64);
+    s.overlong_penalty * (excess / s.overlong_buffer as f64).clamp(0.0, 1.0)
+}
+
 /// An estimate of each token's KL from log-probs, `[b, T]`; over the full vocabulary it is
 /// [`full_kl`](duel_objectives::full_kl).
 pub fn estimate_kl(estimator: KlEstimator, logp: Tensor<2>, ref_logp: Tensor<2>) -> Tensor<2> {
@@ -113,6 +123,17 @@ mod tests {
             all(&RolloutSettings { scores: Normalization::White, ..settings() }),
             [-2.0 / sd, -1.0 / sd, 3.0 / sd]
         );
+    }
+
+    /// trl 1.16 `get_soft_overlong_punishment(max_completion_len=20, soft_punish_cache=5)`
+    #[test]
+    fn the_overlong_penalty_grows_over_its_buffer() {
+        let s = |overlong_penalty| RolloutSettings { overlong_buffer: 5, overlong_penalty, ..settings() };
+        for (length, expected) in [(1, 0.0), (14, 0.0), (15, 0.0), (16, 0.2), (18, 0.6), (20, 1.0), (21, 1.0)] {
+            assert!((overlong_penalty(&s(1.0), length, 20) - expected).abs() < 1e-12, "{length}");
+            assert!((overlong_penalty(&s(0.5), length, 20) - 0.5 * expected).abs() < 1e-12, "{length}");
+        }
+        assert_eq!(overlong_penalty(&settings(), 20, 20), 0.0);
     }
 
     #[test]

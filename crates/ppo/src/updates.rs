@@ -6,7 +6,7 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use duel_model::{Flops, weights::host};
 use duel_objectives::PolicyLoss;
-use duel_spec::{KlEstimator, KlPenalty, RolloutSettings, metrics, seeds};
+use duel_spec::{KlPenalty, RolloutSettings, metrics, seeds};
 use duel_training::invariants as training_invariants;
 use duel_training::rounding::nudged;
 use duel_training::{Learner, Metrics, Result, Update, pairs::shuffled_batches, probes};
@@ -19,7 +19,7 @@ pub struct MinibatchUpdater {
     minibatches: usize,
     /// Nats per token, k3 of a minibatch: above it the updates stop.
     target_kl: f64,
-    /// Of the ratio around 1.
+    /// How far from 1 every ratio may be before one is clipped.
     clip_range: f64,
     /// FLOPs of training per token.
     flops: f64,
@@ -68,9 +68,10 @@ impl MinibatchUpdater {
         others: f64,
         mut rng: seeds::Rng,
     ) -> Self {
-        let scored = u64::from(s.kl == KlPenalty::Loss && s.kl_estimator == KlEstimator::Full);
+        let scored = u64::from(s.penalizes_full_kl(KlPenalty::Loss));
         let flops = policy.train(1) + policy.forward(scored) + others;
-        let RolloutSettings { epochs, minibatches, target_kl, clip_range, .. } = *s;
+        let RolloutSettings { epochs, minibatches, target_kl, .. } = *s;
+        let clip_range = s.clip_range.min(s.upper_clip_range());
         let first_epoch = shuffled(responses, unit, minibatches, &mut rng);
         Self { epochs, minibatches, target_kl, clip_range, flops, scored, unit, responses, rng, first_epoch }
     }

@@ -2,6 +2,7 @@
 //! from, the policies that they read, and when they start to learn.
 
 use crate::rollout::{BehaviorAndCurrent, Rollout, RolloutCollector, RolloutContext};
+use crate::sampling::RolloutPrompts;
 use crate::{ActorCritic, Baseline, Critic, OnlineDpo, PolicyGradient, Ppo, Raft};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -21,12 +22,14 @@ use duel_training::{Error, IterationCost, Learner, Method, Metrics, Result, logp
 use std::collections::HashSet;
 use std::sync::Arc;
 
+mod sampling;
+
 /// Tokens of a prompt and of a response.
 pub(crate) const P: usize = 5;
 pub(crate) const T: usize = 4;
 /// Responses of a rollout, in groups of two where there are groups.
 pub(crate) const ROWS: usize = 8;
-const SEED: u64 = 11;
+pub(crate) const SEED: u64 = 11;
 
 /// No response can end early, so that each has `T` tokens and all passes are of one size.
 fn space() -> TokenSpec {
@@ -55,7 +58,7 @@ fn reader() -> ResponseReader {
 /// The reference is another policy than the one that trains.
 pub(crate) fn context() -> RolloutContext {
     RolloutContext {
-        reference: policy(1).no_grad(),
+        reference: Some(policy(1).no_grad()),
         scorer: Arc::new(reward()),
         reader: reader(),
         train_reader: ResponseReader::new(&space(), &Device::flex().autodiff()),
@@ -151,6 +154,10 @@ fn every_method_costs_what_its_models_count() {
     costs_what_is_counted("PPO, whole KL", ppo(full.clone(), CriticBody::Separate), separate(), 1, 0.0);
     let in_loss = RolloutSettings { kl: KlPenalty::Loss, ..full };
     costs_what_is_counted("PPO, whole KL in the loss", ppo(in_loss, CriticBody::Separate), separate(), 1, 0.0);
+    let high_entropy = RolloutSettings { top_entropy_quantile: 0.2, ..settings() };
+    costs_what_is_counted("PPO, entropies", ppo(high_entropy, CriticBody::Separate), separate(), 1, 0.0);
+    let no_kl = RolloutSettings { beta: 0.0, ..settings() };
+    costs_what_is_counted("PPO, beta = 0", ppo(no_kl, CriticBody::Separate), separate(), 1, 0.0);
     // a shared critic's values are those of the actor's pass, which is made once more for them
     let shared = actor_critic(CriticBody::Shared);
     costs_what_is_counted("PPO, shared critic", ppo(settings(), CriticBody::Shared), shared, 1, 1.0);
@@ -181,6 +188,8 @@ fn every_method_counts_its_tokens() {
     let (separate, shared) = (CriticBody::Separate, CriticBody::Shared);
     let full = RolloutSettings { kl_estimator: KlEstimator::Full, ..settings() };
     let in_loss = RolloutSettings { kl: KlPenalty::Loss, ..settings() };
+    let high_entropy = RolloutSettings { top_entropy_quantile: 0.2, ..settings() };
+    let free_of_kl = |kl| RolloutSettings { beta: 0.0, kl, ..full.clone() };
     let free = RolloutContext { scorer: Arc::new(CountFives), scorer_flops: 0.0, ..context() };
     let others = Baseline::LeaveOneOut { group: 2 };
     for (what, cost, read) in [
@@ -190,9 +199,14 @@ fn every_method_counts_its_tokens() {
         // policy and reference once more, for all their logits; in the loss the reference, in both epochs
         ("PPO, whole KL", of_ppo(full.clone(), separate), 6),
         ("PPO, KL in the loss", of_ppo(in_loss.clone(), separate), 4),
-        ("PPO, whole KL in the loss", of_ppo(RolloutSettings { kl: KlPenalty::Loss, ..full }, separate), 6),
+        ("PPO, whole KL in the loss", of_ppo(RolloutSettings { kl: KlPenalty::Loss, ..full.clone() }, separate), 6),
         ("RLOO", group(others, context()), 3),
         ("RLOO on gold", group(others, free), 2),
+        // the policy once more, for its entropies
+        ("PPO, high-entropy tokens", of_ppo(high_entropy, shared), 4),
+        // the policy itself and the reward model: with beta = 0 there is no reference, whatever the estimator
+        ("PPO, beta = 0", of_ppo(free_of_kl(KlPenalty::Reward), shared), 2),
+        ("PPO, beta = 0 in the loss", of_ppo(free_of_kl(KlPenalty::Loss), shared), 2),
         ("online DPO", cost_of(online_dpo(), actor(), 2), 3),
         ("RAFT", cost_of(raft(), actor(), 2), 3),
     ] {
@@ -249,6 +263,12 @@ fn every_method_resumes_from_its_state() {
     let online =
         || duel_spec::OnlineDpoSettings { shared: settings(), pair_loss: OnlineLoss::Sigmoid, label_temperature: 1.0 };
     resumes("online DPO", || OnlineDpo::new(online(), context()), actor());
+    let no_kl = || RolloutSettings { beta: 0.0, scores: Normalization::White, ..self::settings() };
+    resumes("REINFORCE without a reference", || PolicyGradient::new(past, no_kl(), context()), actor());
+    let dynamic = || RolloutSettings { dynamic_sampling_rounds: 2, episodes: 4, ..settings() };
+    let group = Baseline::Group { group: 2, scale: true };
+    let even = || RolloutContext { scorer: Arc::new(sampling::EqualOnEven), ..context() };
+    resumes("GRPO with dynamic sampling", || PolicyGradient::new(group, dynamic(), even()), actor());
     resumes("RAFT", || Raft::new(duel_spec::RaftSettings { shared: settings(), group: 2 }, context()), actor());
 }
 
@@ -268,7 +288,7 @@ fn the_first_rollout_is_checked() {
     let mut roll_out = |iteration| {
         collector.iteration = iteration;
         let actors = BehaviorAndCurrent { behavior: &behavior, current: &current };
-        collector.roll_out(actors, &prompts(1), &[], 0, &mut Metrics::default()).map(|_| ())
+        collector.roll_out(actors, RolloutPrompts::new(&prompts(1), 1), &[], 0, &mut Metrics::default()).map(|_| ())
     };
     let result = roll_out(0);
     let name = "eos_counts_and_pad_does_not";
@@ -395,9 +415,11 @@ pub(crate) fn rollout(scores: [f64; ROWS], apart: [f64; ROWS], beta: f64) -> Rol
         mask: ResponseMask::from_lengths(&[T; ROWS], T, &device),
         token_kl: k1(logp.clone(), ref_logp.clone()),
         logp,
-        ref_logp,
+        ref_logp: Some(ref_logp),
         beta,
         scores: scores.into(),
+        token_weights: None,
+        token_kl_coefs: None,
         reference: None,
     }
 }
@@ -465,7 +487,7 @@ fn a_reference_that_follows_moves_by_one_minus_its_decay() {
         let mut collector = RolloutCollector::new(context(), settings);
         collector.next(&rollout, &policy(2));
         assert_eq!(collector.iteration, 1);
-        weights::flatten(collector.reference())
+        weights::flatten(collector.reference().expect("beta is above 0"))
     };
     let [old, new] = [policy(1), policy(2)].map(|policy| weights::flatten(&policy));
     assert_eq!(after(ReferenceMode::Frozen), old);

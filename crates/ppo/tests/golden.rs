@@ -5,7 +5,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use duel_model::{Checkpoint, Policy, ResponseReader, Responses, ScalarModel, TransformerConfig};
 use duel_objectives::{
-    Gae, ResponseMask, clipped_policy_loss, clipped_value_loss, entropy, gae, k1, k2, k3, kl_shaped_rewards, whiten,
+    Gae, PolicyGradientLoss, ResponseMask, clipped_value_loss, entropy, gae, k1, k2, k3, kl_shaped_rewards, whiten,
 };
 use duel_ppo::{ActorCritic, Critic, Experience, Rollout, shaped_rewards};
 use duel_spec::{PpoSettings, RewardSource, RolloutSettings};
@@ -200,9 +200,11 @@ fn golden_ppo_updates_minibatch_by_minibatch() {
         mask: mask.clone(),
         token_kl: start.token_kl(),
         logp: start.list("old_logprobs"),
-        ref_logp: start.list("reference_logprobs"),
+        ref_logp: Some(start.list("reference_logprobs")),
         beta: start.settings.shared.beta,
         scores: start.scores(),
+        token_weights: None,
+        token_kl_coefs: None,
         reference: None,
     };
     let rewards = shaped_rewards(&start.settings, &rollout);
@@ -294,7 +296,8 @@ fn golden_ppo_updates_of_trl_minibatch_by_minibatch() {
         let logp = duel_objectives::token_logp(logits, start.reader.targets(&tokens));
         let now = start.reader.values(critic_of(&learner), &tokens);
         let (clip, value_clip) = (start.settings.shared.clip_range, start.settings.value_clip_range);
-        let policy = clipped_policy_loss(logp.clone(), on(&old_logp), on(&advantages), clip, &on_device(&mask));
+        let policy =
+            PolicyGradientLoss::clipped(clip).evaluate(logp.clone(), on(&old_logp), on(&advantages), &on_device(&mask));
         let value = clipped_value_loss(now, on(&old_values), on(&returns), value_clip, &on_device(&value_mask));
         let actual = [
             ("policy_loss", first(policy.loss.clone())),

@@ -36,7 +36,7 @@ fn policy() -> Policy {
 
 fn context() -> RolloutContext {
     RolloutContext {
-        reference: policy().valid(),
+        reference: Some(policy().valid()),
         scorer: Arc::new(Count),
         reader: ResponseReader::new(&space(), &Device::flex()),
         train_reader: ResponseReader::new(&space(), &Device::flex().autodiff()),
@@ -87,7 +87,8 @@ struct TrainingOutcome {
 /// Trains a method from the same start.
 fn end_of(method: &MethodSettings, settings: &LearnerSettings) -> TrainingOutcome {
     let shared = method.on_policy().unwrap();
-    let (prompts, planned) = (prompts(shared.episodes, method.group()), planned(shared));
+    let prompts = prompts(shared.episodes * (1 + shared.dynamic_sampling_rounds), method.group());
+    let planned = planned(shared);
     let (iterations, context) = (shared.iterations, context());
     fn outcome<M: Module>(learner: &Learner<M>, planned: u64, metrics: Vec<Metrics>) -> TrainingOutcome {
         TrainingOutcome {
@@ -193,6 +194,33 @@ fn metrics_and_the_stop_do_not_depend_on_the_parts() {
             "method = \"grpo\"\nloss_mean = \"responses\"\ngroup = 4\nlearning_rate = 0.1\nentropy_coef = 0.01\ntarget_kl = inf",
             false,
         ),
+        ("method = \"grpo\"\nbeta = 0\ngroup = 4\nlearning_rate = 0.1\ntarget_kl = inf\nclip_range_high = 0.28", false),
+        (
+            "method = \"grpo\"\nimportance_sampling_level = \"sequence\"\nclip_range = 1e-2\nloss_mean = \"sum\"\ngroup = 4\nlearning_rate = 0.1\ntarget_kl = inf",
+            false,
+        ),
+        (
+            "method = \"ppo\"\nimportance_sampling_level = \"sequence_token\"\nloss_mean = \"constant\"\nclip_dual = 1.5\nlearning_rate = 0.1\ntarget_kl = inf",
+            false,
+        ),
+        (
+            "method = \"rloo\"\npolicy_loss = \"cispo\"\nadvantages = \"white\"\ntop_entropy_quantile = 0.5\ngroup = 4\nlearning_rate = 0.1\noff_policy_mask_threshold = 1e-3\ntarget_kl = inf",
+            false,
+        ),
+        (
+            "method = \"grpo\"\nbeta = 0\ngroup = 2\ndynamic_sampling_rounds = 2\noverlong_buffer = 2\nlearning_rate = 0.1\ntarget_kl = inf",
+            false,
+        ),
+        (
+            "method = \"ppo\"\ncovariance_control = \"kl\"\ncovariance_share = 0.1\nlearning_rate = 0.1\ntarget_kl = inf",
+            false,
+        ),
+        (
+            "method = \"grpo\"\ncovariance_control = \"clip\"\ncovariance_share = 0.1\nclip_cov_low = 0.01\ngroup = 4\nlearning_rate = 0.1\ntarget_kl = inf",
+            false,
+        ),
+        ("method = \"ppo\"\ntemperature = 0.8\ntop_p = 0.9\nlearning_rate = 0.1\ntarget_kl = inf", false),
+        ("method = \"grpo\"\npolicy_loss = \"sapo\"\ngroup = 4\nlearning_rate = 0.1\ntarget_kl = inf", false),
         ("method = \"online_dpo\"\nlearning_rate = 0.1\nepochs = 2\ntarget_kl = inf", false),
         ("method = \"raft\"\ngroup = 4\nlearning_rate = 0.1", true),
         ("method = \"reinforce\"\nlearning_rate = 0.1\ntruncated = \"mask\"\ntarget_kl = inf", true),

@@ -10,8 +10,8 @@ use duel_data::grammar::RESPONSES;
 use duel_model::{Flops, TransformerConfig};
 use duel_reward::PretrainedReward;
 use duel_spec::{
-    CriticBody, DpoSettings, Experiment, JudgeKind, MethodSettings, ModelNumbers, PairInput, RewardSource, RmModel,
-    RolloutSettings, TokenSpec, WorldKind,
+    CriticBody, DpoSettings, Experiment, JudgeKind, KlPenalty, MethodSettings, ModelNumbers, PairInput, RewardSource,
+    RmModel, RolloutSettings, TokenSpec, WorldKind,
 };
 use serde::Serialize;
 use std::path::Path;
@@ -258,15 +258,25 @@ impl<'a> Estimator<'a> {
         // of the policy's shape, whose memory is counted with the policy's
         let judges = if shared.reward == RewardSource::Rm && scorer.weights == 0.0 { scorers } else { 0.0 };
         let updates = shared.epochs as f64 * rows * columns;
-        let flops = policy.forward * (rows * response_tokens + 2.0 * rows * columns + 3.0 * updates)
-            + scorer.forward * rows * columns * scorers
+        // log-probs of policy and reference, and the logits of both where a KL is over the whole vocabulary
+        let full_kl = |kl| f64::from(shared.penalizes_full_kl(kl));
+        let reads = 1.0
+            + f64::from(shared.beta > 0.0)
+            + 2.0 * full_kl(KlPenalty::Reward)
+            + f64::from(shared.top_entropy_quantile < 1.0);
+        let update_reads = full_kl(KlPenalty::Loss);
+        let sampled = rows * sampled_per_episode(shared);
+        let flops = policy.forward
+            * (sampled * response_tokens + reads * rows * columns + (3.0 + update_reads) * updates)
+            + scorer.forward * sampled * columns * scorers
             + scalar.forward * critic * (rows * columns + 3.0 * updates);
         let iteration = RolloutWork {
             episodes: shared.episodes as f64,
+            sampled: shared.episodes as f64 * sampled_per_episode(shared),
             minibatches: shared.minibatches as f64,
             epochs: shared.epochs as f64,
-            reads: 2.0,
-            scalar_reads: scorers * scorer.relative_seconds + critic,
+            reads: reads + update_reads * shared.epochs as f64,
+            scalar_reads: scorers * scorer.relative_seconds * sampled_per_episode(shared) + critic,
             critics: critic,
         };
         let seconds = shared.iterations as f64 * self.times.rollout(&iteration);
@@ -322,6 +332,11 @@ impl<'a> Estimator<'a> {
         let logits = batch * (self.sizes.space.response_tokens * self.sizes.config.vocabulary) as f64;
         (4.0 * logits).min(self.experiment.learner.logits_bytes() as f64)
     }
+}
+
+/// Responses sampled for one that is trained on: with dynamic sampling, if half of the groups have no spread in each round.
+fn sampled_per_episode(shared: &RolloutSettings) -> f64 {
+    2.0 - 0.5f64.powi(shared.dynamic_sampling_rounds as i32)
 }
 
 /// Seconds until a plan is done, its stages as long as they are estimated, so many at once; those that are there take none.

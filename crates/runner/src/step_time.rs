@@ -103,6 +103,8 @@ impl ProductRates {
 #[derive(Debug, Clone, Copy)]
 pub struct RolloutWork {
     pub episodes: f64,
+    /// Responses sampled: more than the episodes with dynamic sampling.
+    pub sampled: f64,
     pub minibatches: f64,
     pub epochs: f64,
     /// How often policies read each response, and models with a scalar head of the policy's size.
@@ -168,10 +170,10 @@ impl StepTimes {
 
     /// Seconds of an iteration: responses are sampled, read, scored and trained on.
     pub fn rollout(&self, work: &RolloutWork) -> f64 {
-        let RolloutWork { episodes, minibatches, epochs, reads, scalar_reads, critics } = *work;
+        let RolloutWork { episodes, sampled, minibatches, epochs, reads, scalar_reads, critics } = *work;
         let rows = episodes / minibatches;
         let update = self.seconds(StepKind::Train, rows) + critics * self.seconds(StepKind::TrainScalar, rows);
-        self.seconds(StepKind::Sample, episodes)
+        self.seconds(StepKind::Sample, sampled)
             + reads * self.seconds_in_batches(StepKind::Read, episodes, READ_ROWS)
             + scalar_reads * self.seconds_in_batches(StepKind::ReadScalar, episodes, READ_ROWS)
             + epochs * minibatches * update
@@ -292,6 +294,7 @@ mod tests {
                     let settings = PpoSettings::defaults().shared;
                     times.rollout(&RolloutWork {
                         episodes: batch,
+                        sampled: batch,
                         minibatches: settings.minibatches as f64,
                         epochs: settings.epochs as f64,
                         reads: 2.0,

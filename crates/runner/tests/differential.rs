@@ -124,7 +124,7 @@ fn trace(config: &TransformerConfig, adapters: bool, plain: &Device) -> Trace {
     let judge = RewardNetwork::Network(ScalarModel::with_head(fresh(), head, &train).valid());
     let learned = LearnedReward::new(vec![(judge, 0.0)], EnsembleScore::Mean, reader.clone(), 0.0, 1.0);
     let context = RolloutContext {
-        reference: reference.clone(),
+        reference: Some(reference.clone()),
         scorer: Arc::new(learned),
         reader: reader.clone(),
         train_reader: train_reader.clone(),

@@ -44,9 +44,10 @@ pub use ids::FORMAT_VERSION;
 pub use learner::{LearnerSettings, ModelNumbers, ModelShape, OptimizerKind, Schedule};
 pub use loss_mask::LossMask;
 pub use method::{
-    CheckpointSelection, CommonSettings, CriticBody, CriticStart, DpoSettings, GrpoSettings, KlControl, KlEstimator,
-    KlPenalty, LoraTargets, LossReduction, MethodSettings, Normalization, OnlineDpoSettings, OnlineLoss, PpoSettings,
-    RaftSettings, ReferenceMode, RewardSource, RlooSettings, RolloutSettings, TruncationHandling,
+    CheckpointSelection, CommonSettings, CovarianceControl, CriticBody, CriticStart, DpoSettings, GrpoSettings,
+    ImportanceSamplingLevel, KlControl, KlEstimator, KlPenalty, LoraTargets, LossReduction, MethodSettings,
+    Normalization, OnlineDpoSettings, OnlineLoss, PolicyObjective, PpoSettings, RaftSettings, ReferenceMode,
+    RewardSource, RlooSettings, RolloutSettings, TruncationHandling,
 };
 pub use pair_loss::{PairInput, PairLoss, PairLossEntry};
 pub use record::{Clocks, Completion, MetricRow, NO_POINT, OutcomeRow, REFERENCE, Recorder, SHARED_ARM};

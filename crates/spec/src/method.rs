@@ -85,6 +85,39 @@ pub enum TruncationHandling {
 pub enum LossReduction {
     Tokens,
     Responses,
+    /// The sum over a response's tokens, divided by the tokens of the longest possible one. Dr. GRPO.
+    Constant,
+    /// The sum over a response's tokens. LUSPO.
+    Sum,
+}
+
+/// What is done about tokens whose log-prob and advantage are high together. Cui et al. 2025.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CovarianceControl {
+    None,
+    /// Clip-Cov: some of them have no advantage.
+    Clip,
+    /// KL-Cov: the KL of the largest to the rollout's policy is penalized.
+    Kl,
+}
+
+/// The level of the ratio of a policy-gradient loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ImportanceSamplingLevel {
+    Token,
+    Sequence,
+    SequenceToken,
+}
+
+/// What keeps the ratio of a policy-gradient loss near 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PolicyObjective {
+    Ppo,
+    Cispo,
+    Sapo,
 }
 
 /// The settings shared by all methods on rollouts; `[rollouts]` in `defaults.toml`.
@@ -96,10 +129,27 @@ pub struct RolloutSettings {
     pub reward: RewardSource,
     pub iterations: usize,
     pub episodes: usize,
+    pub temperature: f64,
+    pub top_p: f64,
+    pub importance_sampling_cap: f64,
     pub epochs: usize,
     pub minibatches: usize,
     pub learning_rate: f64,
+    pub policy_loss: PolicyObjective,
+    pub importance_sampling_level: ImportanceSamplingLevel,
     pub clip_range: f64,
+    pub clip_range_high: f64,
+    pub clip_dual: f64,
+    pub sapo_temperature_pos: f64,
+    pub sapo_temperature_neg: f64,
+    pub off_policy_mask_threshold: f64,
+    pub advantages: Normalization,
+    pub top_entropy_quantile: f64,
+    pub covariance_control: CovarianceControl,
+    pub covariance_share: f64,
+    pub clip_cov_low: f64,
+    pub clip_cov_high: f64,
+    pub kl_cov_coef: f64,
     pub target_kl: f64,
     pub kl: KlPenalty,
     pub kl_estimator: KlEstimator,
@@ -111,15 +161,33 @@ pub struct RolloutSettings {
     pub scores: Normalization,
     pub score_clip: f64,
     pub eos_penalty: f64,
+    pub overlong_buffer: usize,
+    pub overlong_penalty: f64,
+    pub dynamic_sampling_rounds: usize,
     pub truncated: TruncationHandling,
     pub entropy_coef: f64,
     pub loss_mean: LossReduction,
 }
 
 impl RolloutSettings {
+    /// Whether responses are sampled from the policy itself, and not by another law.
+    pub fn is_sampled_by_policy(&self) -> bool {
+        self.temperature == 1.0 && self.top_p == 1.0
+    }
+
+    /// How far above 1 the ratio may be before it is clipped.
+    pub fn upper_clip_range(&self) -> f64 {
+        if self.clip_range_high == 0.0 { self.clip_range } else { self.clip_range_high }
+    }
+
     /// Whether a loss needs the policy's full distribution at each position.
     pub fn needs_full_logits(&self) -> bool {
-        self.entropy_coef != 0.0 || (self.kl == KlPenalty::Loss && self.kl_estimator == KlEstimator::Full)
+        self.entropy_coef != 0.0 || self.penalizes_full_kl(KlPenalty::Loss)
+    }
+
+    /// Whether a KL over the whole vocabulary is penalized there.
+    pub fn penalizes_full_kl(&self, kl: KlPenalty) -> bool {
+        self.beta > 0.0 && self.kl == kl && self.kl_estimator == KlEstimator::Full
     }
 
     /// The setting, if any, because of which `key` is not used.
@@ -129,9 +197,47 @@ impl RolloutSettings {
             "kl_horizon" if self.kl_control == KlControl::Target => Some("kl_control = \"target\""),
             "reference_decay" if self.reference == ReferenceMode::Frozen => Some("reference = \"frozen\""),
             "reference_decay" if self.reference == ReferenceMode::Last => Some("reference = \"last\""),
+            "kl" | "kl_estimator" if self.beta == 0.0 => Some("beta = 0"),
+            "clip_range" | "clip_range_high" | "clip_dual" if self.policy_loss == PolicyObjective::Sapo => {
+                Some("policy_loss = \"sapo\"")
+            }
+            "clip_dual" if self.policy_loss == PolicyObjective::Cispo => Some("policy_loss = \"cispo\""),
+            "sapo_temperature_pos" | "sapo_temperature_neg" => match self.policy_loss {
+                PolicyObjective::Ppo => Some("policy_loss = \"ppo\""),
+                PolicyObjective::Cispo => Some("policy_loss = \"cispo\""),
+                PolicyObjective::Sapo => None,
+            },
+            "covariance_share" | "clip_cov_low" | "clip_cov_high" | "kl_cov_coef"
+                if self.covariance_control == CovarianceControl::None =>
+            {
+                Some("covariance_control = \"none\"")
+            }
+            "clip_cov_low" | "clip_cov_high" if self.covariance_control == CovarianceControl::Kl => {
+                Some("covariance_control = \"kl\"")
+            }
+            "kl_cov_coef" if self.covariance_control == CovarianceControl::Clip => {
+                Some("covariance_control = \"clip\"")
+            }
+            "importance_sampling_cap" if self.is_sampled_by_policy() => Some("temperature = 1 and top_p = 1"),
+            "overlong_penalty" if self.overlong_buffer == 0 => Some("overlong_buffer = 0"),
             "eos_penalty" if self.truncated == TruncationHandling::Mask => Some("truncated = \"mask\""),
             _ => None,
         }
+    }
+}
+
+impl RolloutSettings {
+    /// A setting of the KL penalty that cannot be without one.
+    fn conflict_with_no_kl(&self) -> Option<Conflict> {
+        let (key, why) = match (self.kl_control, self.reference) {
+            _ if self.beta > 0.0 => return None,
+            (KlControl::Adaptive | KlControl::Target, _) => {
+                ("kl_control", "a coefficient of 0 stays 0, whatever it is multiplied by")
+            }
+            (_, ReferenceMode::Ema | ReferenceMode::Last) => ("reference", "without a KL penalty no reference is read"),
+            _ => return None,
+        };
+        Some(Conflict { key, with: "beta = 0".into(), why })
     }
 }
 
@@ -153,8 +259,30 @@ pub struct OnlineDpoSettings {
     pub label_temperature: f64,
 }
 
-/// Settings that only the clipped policy-gradient loss reads.
-const CLIPPED_LOSS_KEYS: [&str; 6] = ["clip_range", "kl", "kl_estimator", "entropy_coef", "loss_mean", "truncated"];
+/// Settings that only the policy-gradient loss reads.
+const POLICY_GRADIENT_KEYS: [&str; 21] = [
+    "importance_sampling_cap",
+    "covariance_control",
+    "covariance_share",
+    "clip_cov_low",
+    "clip_cov_high",
+    "kl_cov_coef",
+    "advantages",
+    "top_entropy_quantile",
+    "policy_loss",
+    "importance_sampling_level",
+    "clip_range",
+    "clip_range_high",
+    "clip_dual",
+    "sapo_temperature_pos",
+    "sapo_temperature_neg",
+    "off_policy_mask_threshold",
+    "kl",
+    "kl_estimator",
+    "entropy_coef",
+    "loss_mean",
+    "truncated",
+];
 
 /// The body of PPO's critic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -183,7 +311,6 @@ pub struct PpoSettings {
     pub value_coef: f64,
     pub gamma: f64,
     pub lambda: f64,
-    pub advantages: Normalization,
     pub rewards: Normalization,
     pub critic: CriticBody,
     pub critic_start: CriticStart,
@@ -326,7 +453,12 @@ impl MethodSettings {
             Self::Ppo(ppo) if key == "critic_start" && ppo.critic == CriticBody::Shared => {
                 Some("critic = \"shared\"".into())
             }
-            Self::OnlineDpo(_) | Self::Raft(_) if CLIPPED_LOSS_KEYS.contains(&key) => {
+            Self::Ppo(_) | Self::Reinforce(_) | Self::OnlineDpo(_) | Self::Raft(_)
+                if key == "dynamic_sampling_rounds" =>
+            {
+                Some(format!("method = \"{}\"", self.name()))
+            }
+            Self::OnlineDpo(_) | Self::Raft(_) if POLICY_GRADIENT_KEYS.contains(&key) => {
                 Some(format!("method = \"{}\"", self.name()))
             }
             _ => {
@@ -338,9 +470,21 @@ impl MethodSettings {
 
     /// Settings that are both used and cannot be combined.
     pub(crate) fn conflict(&self) -> Option<Conflict> {
+        if let Some(shared) = self.on_policy()
+            && let Some(conflict) = shared.conflict_with_no_kl()
+        {
+            return Some(conflict);
+        }
         if let Some(RolloutSettings { kl: KlPenalty::Loss, kl_estimator: KlEstimator::K1, .. }) = self.on_policy() {
             let why = "the gradient of k1 has mean 0, so it would penalize nothing";
             return Some(Conflict { key: "kl_estimator", with: "kl = \"loss\"".into(), why });
+        }
+        if let Self::Ppo(PpoSettings { shared, .. }) = self
+            && shared.importance_sampling_level == ImportanceSamplingLevel::Sequence
+        {
+            let why = "one ratio for a response has one advantage, and a value model gives one to each token; \
+                       \"sequence_token\" takes those";
+            return Some(Conflict { key: "importance_sampling_level", with: "method = \"ppo\"".into(), why });
         }
         if let Some(RolloutSettings { reference: ReferenceMode::Last, kl_control, .. }) = self.on_policy() {
             let method = format!("method = \"{}\"", self.name());

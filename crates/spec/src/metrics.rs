@@ -116,6 +116,9 @@ catalogue! {
     ROLLOUT_ENTROPY = "rollout_entropy", "nats", "mean over counted tokens of minus the sampled log-probability";
     ROLLOUT_UNENDED = "rollout_unended", "share", "responses cut off before EOS", trl "train/completions/clipped_ratio";
     ROLLOUT_UNIQUE = "rollout_unique", "share", "distinct (prompt, response) over responses";
+    GROUPS_WITHOUT_SPREAD = "groups_without_spread", "share", "groups of responses to one prompt whose scores are all the same, as first sampled";
+    GROUPS_REPLACED = "groups_replaced", "groups", "groups sampled in place of such ones (dynamic_sampling_rounds)";
+    IMPORTANCE_CAPPED = "importance_capped", "share", "sampled tokens whose importance weight is above importance_sampling_cap";
     RATIO_MAX = "ratio_max", "1", "largest probability ratio to the rollout's policy over the iteration";
     CLIP_SHARE = "clip_share", "share", "counted tokens on which the clip was binding (A·clip(r) < A·r), mean over minibatches", trl "train/policy/clipfrac_avg" | "train/clip_ratio/region_mean";
     KL_STEP = "kl_step", "nats", "k3 of KL(rollout's policy || new policy) per token, last minibatch";

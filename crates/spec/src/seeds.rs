@@ -52,6 +52,8 @@ pub enum Stream<'a> {
     /// The iteration.
     OnlineDpoLabels,
     /// The iteration.
+    ClippedTokens,
+    /// The iteration.
     Dropout,
     /// 0.
     PolicyLora,
@@ -104,6 +106,7 @@ impl Stream<'_> {
             Self::RaftMinibatches => ("raft", "minibatches"),
             Self::OnlineDpoMinibatches => ("online-dpo", "minibatches"),
             Self::OnlineDpoLabels => ("online-dpo", "labels"),
+            Self::ClippedTokens => ("clip-cov", "tokens"),
             Self::Dropout => ("dropout", "rows"),
             Self::PolicyLora => ("lora", "init"),
             Self::CriticLora => ("lora", "critic"),

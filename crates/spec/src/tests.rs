@@ -380,3 +380,79 @@ fn rows_may_be_in_several_files_and_under_any_names() {
         assert!(error.contains(problem), "{settings}: {error}");
     }
 }
+
+/// What a setting of an arm is refused with.
+fn message_of(arm: &str) -> String {
+    let error = parse(&format!("[arms.a]\n{arm}")).map(|_| ()).expect_err(arm);
+    format!("{error} {} {}", error.label(), error.hint())
+}
+
+#[test]
+fn without_a_kl_penalty_its_settings_are_refused() {
+    for method in ["ppo", "reinforce", "rloo", "grpo", "raft"] {
+        assert!(parse(&format!("[arms.a]\nmethod = \"{method}\"\nbeta = 0\n")).is_ok(), "{method}");
+    }
+    for (arm, says) in [
+        ("method = \"dpo\"\nbeta = 0\n", "a number above 0"),
+        ("method = \"online_dpo\"\nbeta = 0.0\n", "a number above 0"),
+        ("method = \"ppo\"\nbeta = -1\n", "at least 0"),
+        ("method = \"ppo\"\nbeta = 0\nkl_control = \"adaptive\"\n", "stays 0"),
+        ("method = \"rloo\"\nbeta = 0\nreference = \"ema\"\n", "no reference is read"),
+        ("method = \"rloo\"\nkl_control = \"target\"\ngrid.beta = [0.1, 0.0]\n", "stays 0"),
+        ("method = \"grpo\"\nbeta = 0\nkl = \"reward\"\n", "not used"),
+        ("method = \"ppo\"\nbeta = 0\nkl_estimator = \"full\"\n", "not used"),
+    ] {
+        let message = message_of(arm);
+        assert!(message.contains(says), "{arm}: {message}");
+    }
+}
+
+#[test]
+fn parts_of_a_policy_loss_fit_or_are_refused() {
+    for arm in [
+        "method = \"grpo\"\nimportance_sampling_level = \"sequence\"\nclip_range = 3e-4\nclip_range_high = 4e-4\n",
+        "method = \"ppo\"\nimportance_sampling_level = \"sequence_token\"\nclip_dual = 3\n",
+        "method = \"rloo\"\npolicy_loss = \"cispo\"\nclip_range = inf\nclip_range_high = 4.0\n",
+        "method = \"ppo\"\ntemperature = 0.7\ntop_p = 0.9\nimportance_sampling_cap = inf\n",
+        "method = \"raft\"\ntemperature = 1.2\n",
+        "method = \"ppo\"\ncovariance_control = \"clip\"\nclip_cov_high = inf\n",
+        "method = \"grpo\"\ncovariance_control = \"kl\"\nkl_cov_coef = 0.5\ncovariance_share = 0.01\n",
+        "method = \"reinforce\"\nadvantages = \"white\"\ntop_entropy_quantile = 0.2\n",
+        "method = \"reinforce\"\npolicy_loss = \"sapo\"\nsapo_temperature_neg = 2.0\n",
+        "method = \"rloo\"\ndynamic_sampling_rounds = 3\noverlong_buffer = 2\noverlong_penalty = 0.5\n",
+        "method = \"grpo\"\nloss_mean = \"constant\"\noff_policy_mask_threshold = 0.5\n",
+    ] {
+        assert_eq!(refusal(arm), None, "{arm}");
+    }
+    for (arm, says) in [
+        ("method = \"ppo\"\nimportance_sampling_level = \"sequence\"\n", "sequence_token"),
+        ("method = \"ppo\"\nclip_dual = 1.2\n", "above 1.2"),
+        ("method = \"ppo\"\nclip_range_high = 0.5\nclip_dual = 1.3\n", "above 1.5"),
+        ("method = \"ppo\"\nclip_range = inf\nclip_dual = 3\n", "above inf"),
+        ("method = \"ppo\"\nsapo_temperature_pos = 2\n", "not used"),
+        ("method = \"grpo\"\npolicy_loss = \"cispo\"\nclip_dual = 3\n", "not used"),
+        ("method = \"grpo\"\npolicy_loss = \"sapo\"\nclip_range_high = 0.3\n", "not used"),
+        ("method = \"ppo\"\nimportance_sampling_cap = 2\n", "not used"),
+        ("method = \"raft\"\ntemperature = 0.7\nimportance_sampling_cap = 2\n", "not used"),
+        ("method = \"ppo\"\ntemperature = 0\n", "from 0.01 to 100"),
+        ("method = \"ppo\"\nkl_cov_coef = 0.5\n", "not used"),
+        ("method = \"ppo\"\ncovariance_control = \"clip\"\nkl_cov_coef = 0.5\n", "not used"),
+        ("method = \"ppo\"\ncovariance_control = \"kl\"\nclip_cov_low = 0.5\n", "not used"),
+        ("method = \"ppo\"\ncovariance_control = \"clip\"\nclip_cov_high = 0.5\n", "at least clip_cov_low = 1"),
+        ("method = \"raft\"\ncovariance_control = \"kl\"\n", "not used"),
+        ("method = \"raft\"\nadvantages = \"white\"\n", "not used"),
+        ("method = \"online_dpo\"\ntop_entropy_quantile = 0.2\n", "not used"),
+        ("method = \"ppo\"\ntop_entropy_quantile = 1.5\n", "from 0 to 1"),
+        ("method = \"raft\"\npolicy_loss = \"sapo\"\n", "not used"),
+        ("method = \"online_dpo\"\noff_policy_mask_threshold = 0.5\n", "not used"),
+        ("method = \"reinforce\"\ndynamic_sampling_rounds = 1\n", "not used"),
+        ("method = \"raft\"\ndynamic_sampling_rounds = 1\n", "not used"),
+        ("method = \"grpo\"\ndynamic_sampling_rounds = 2000\n", "1000"),
+        ("method = \"ppo\"\noverlong_penalty = 0.5\n", "not used"),
+        ("method = \"ppo\"\npolicy_loss = \"gspo\"\n", "cispo"),
+        ("method = \"ppo\"\nclip_range_high = -0.1\n", "at least 0"),
+    ] {
+        let message = message_of(arm);
+        assert!(message.contains(says), "{arm}: {message}");
+    }
+}

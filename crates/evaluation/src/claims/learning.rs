@@ -10,7 +10,7 @@ use duel_data::bandit::{PROMPTS, RESPONSES};
 use duel_data::grammar::GrammarWorld;
 use duel_model::weights::host;
 use duel_model::{Policy, ResponseReader, TransformerConfig, generate};
-use duel_objectives::{ChosenRejected, PairLogp, PreferenceLoss, ResponseMask, clipped_policy_loss, preference_loss};
+use duel_objectives::{ChosenRejected, PairLogp, PolicyGradientLoss, PreferenceLoss, ResponseMask, preference_loss};
 use duel_spec::{LearnerSettings, Split, seeds};
 use duel_training::{Learner, logprobs};
 use rand::distr::Distribution;
@@ -95,7 +95,9 @@ fn ppo(s0: &WorldTables, beta: f64) -> Result<Vec<ResponseDistribution>> {
                 let logp = entries(learner.module().logp(), &rows).unsqueeze_dim::<2>(1); // [b, 1]
                 let mask = ResponseMask::from_lengths(&vec![1; rows.len()], 1, &device);
                 let advantages = column(&|x, y| earned(x, y) - expected[x]);
-                let loss = clipped_policy_loss(logp, column(&|x, y| old[x].logp[y]), advantages, 0.2, &mask).loss;
+                let loss = PolicyGradientLoss::clipped(0.2)
+                    .evaluate(logp, column(&|x, y| old[x].logp[y]), advantages, &mask)
+                    .loss;
                 learner.minimize(loss)?;
             }
         }
@@ -170,7 +172,7 @@ pub fn ppo_learns_from_its_own_completions() -> Result<ExactClaim> {
         let before = f64::from(host(logp.clone().inner())[0]);
         let mask = ResponseMask::from_lengths(&[1], 1, &device);
         let advantages = Tensor::from_data([[advantage]], &device);
-        let loss = clipped_policy_loss(logp.clone(), logp.detach(), advantages, 0.2, &mask).loss;
+        let loss = PolicyGradientLoss::clipped(0.2).evaluate(logp.clone(), logp.detach(), advantages, &mask).loss;
         learner.minimize(loss)?;
         let after = f64::from(host(entries(learner.module().logp(), &row).inner())[0]);
         let change = after - before;

@@ -212,7 +212,7 @@ impl<'s> CaseBuilder<'s> {
         let networks = vec![(RewardNetwork::Network(scalar(2).valid()), 0.0)];
         let module = ActorCritic { actor: network(0), critic: Critic::Separate(scalar(1)) };
         let context = RolloutContext {
-            reference: base.valid(),
+            reference: Some(base.valid()),
             scorer: Arc::new(LearnedReward::new(networks, EnsembleScore::Mean, self.reader.clone(), 0.0, 1.0)),
             reader: self.reader.clone(),
             train_reader: self.train_reader.clone(),

@@ -31,7 +31,8 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
     let held_out = HeldOut::new(reader.clone(), &reference, &rows);
     let inputs = training_inputs(context, &loaded, &reference, rows)?;
     let (reference_hash, splits) = (inputs.reference_hash.clone(), inputs.splits.clone());
-    let beta = Some(cell.point.method.beta());
+    // without a KL penalty the objective has no optimum
+    let beta = Some(cell.point.method.beta()).filter(|beta| *beta > 0.0);
     let mut evaluate =
         |policy: &Policy, clocks: Clocks, recorder: &mut dyn Recorder, kind: EvalKind| -> Result<EvalResult> {
             duel_training::probes::reads_are_sound(clocks.step, &reader, policy, &probe)?;

@@ -84,11 +84,11 @@ pub fn run(
             recorder,
         ),
         MethodSettings::OnlineDpo(settings) => {
-            let mut online = OnlineDpo::new(settings.clone(), setting(settings.shared.reward, &inputs));
+            let mut online = OnlineDpo::new(settings.clone(), setting(&settings.shared, &inputs));
             actor_alone(&mut online, &settings.shared, method.group(), inputs, evaluate, recorder)
         }
         MethodSettings::Raft(settings) => {
-            let mut raft = Raft::new(settings.clone(), setting(settings.shared.reward, &inputs));
+            let mut raft = Raft::new(settings.clone(), setting(&settings.shared, &inputs));
             actor_alone(&mut raft, &settings.shared, settings.group, inputs, evaluate, recorder)
         }
         MethodSettings::Dpo(settings) => dpo(settings, inputs, evaluate, recorder),
@@ -156,8 +156,8 @@ fn selected_module<M: Module>(best: BestCheckpoint, module: M, clocks: Clocks, r
 }
 
 /// The inputs of a method on rollouts, with its reward.
-fn setting(reward: RewardSource, inputs: &TrainingInputs<'_>) -> RolloutContext {
-    let (scorer, scorer_flops): (Arc<dyn Scorer>, f64) = match reward {
+fn setting(shared: &RolloutSettings, inputs: &TrainingInputs<'_>) -> RolloutContext {
+    let (scorer, scorer_flops): (Arc<dyn Scorer>, f64) = match shared.reward {
         RewardSource::Rm => {
             let networks = inputs.reward.networks() as f64;
             (Arc::new(inputs.reward.clone()), networks * Flops::scalar(&inputs.reward_config).forward(1))
@@ -165,7 +165,7 @@ fn setting(reward: RewardSource, inputs: &TrainingInputs<'_>) -> RolloutContext 
         RewardSource::Gold => (inputs.gold.clone(), 0.0),
     };
     RolloutContext {
-        reference: inputs.reference.clone(),
+        reference: (shared.beta > 0.0).then(|| inputs.reference.clone()),
         scorer,
         reader: inputs.reader.clone(),
         train_reader: inputs.train_reader.clone(),
@@ -191,7 +191,7 @@ fn ppo(
 ) -> Result<(Policy, Clocks)> {
     let shared = &settings.shared;
     let resident = models_in_memory(shared, &inputs) + f64::from(settings.critic == CriticBody::Separate);
-    let mut method = Ppo::new(settings.clone(), setting(shared.reward, &inputs));
+    let mut method = Ppo::new(settings.clone(), setting(shared, &inputs));
     let module = ActorCritic { actor: start(&shared.common, &inputs), critic: critic(settings, &inputs) };
     let learner = learner(module, &shared.common, shared.learning_rate, planned(shared), &inputs);
     let learner = if settings.critic_warmup > 0 { learner.with_own_optimizer("actor") } else { learner };
@@ -230,7 +230,7 @@ fn policy_gradient(
     evaluate: EvalCallback<'_>,
     recorder: &mut StageRecorder,
 ) -> Result<(Policy, Clocks)> {
-    let mut method = PolicyGradient::new(baseline, shared.clone(), setting(shared.reward, &inputs));
+    let mut method = PolicyGradient::new(baseline, shared.clone(), setting(shared, &inputs));
     actor_alone(&mut method, shared, group, inputs, evaluate, recorder)
 }
 
@@ -251,9 +251,10 @@ fn actor_alone<M: duel_training::Method<Module = Policy, Batch = Vec<Vec<u32>>>>
     Ok(trained)
 }
 
-/// Models in memory beside a critic: actor and reference, and the networks that score.
+/// Models in memory beside a critic: actor, reference where a KL to it is penalized, and the networks that score.
 fn models_in_memory(shared: &RolloutSettings, inputs: &TrainingInputs<'_>) -> f64 {
-    2.0 + if shared.reward == RewardSource::Rm { inputs.reward.networks() as f64 } else { 0.0 }
+    let policies = if shared.beta > 0.0 { 2.0 } else { 1.0 };
+    policies + if shared.reward == RewardSource::Rm { inputs.reward.networks() as f64 } else { 0.0 }
 }
 
 /// Trains on the policy's own completions; `actor` gives the policy without gradient and adapters.
@@ -270,7 +271,8 @@ fn on_rollouts<M: duel_training::Method<Batch = Vec<Vec<u32>>>>(
 ) -> Result<(Policy, Clocks)> {
     let reward_hash = inputs.reward.hash();
     let iterations = shared.iterations as u64;
-    let batch = |iteration| -> Result<_> { Ok(prompts_of(inputs, iteration, shared.episodes, group)) };
+    let episodes = shared.episodes * (1 + shared.dynamic_sampling_rounds); // the others are spare
+    let batch = |iteration| -> Result<_> { Ok(prompts_of(inputs, iteration, episodes, group)) };
     let mut best = BestCheckpoint::new(shared.common.patience);
     let splits = Some(&inputs.splits);
     let mut context =

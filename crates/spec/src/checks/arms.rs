@@ -36,9 +36,21 @@ fn check_point(arm: &str, point: &ArmPoint, document: &Document) -> Result<()> {
             format!("at least 2 with loss = \"{word}\", which estimates its KL from the other rows of the batch");
         return refuse("batch_size", "1".into(), accepted);
     }
+    if point.method.beta() == 0.0 && matches!(point.method, MethodSettings::Dpo(_) | MethodSettings::OnlineDpo(_)) {
+        let accepted = "a number above 0: the loss is a function of beta times log-ratios".into();
+        return refuse("beta", "0".into(), accepted);
+    }
     let Some(shared) = point.method.on_policy() else { return Ok(()) };
     let &RolloutSettings { episodes, minibatches, kl_control, kl_horizon, .. } = shared;
     let group = point.method.group();
+    let (clip_dual, upper) = (shared.clip_dual, 1.0 + shared.upper_clip_range());
+    if clip_dual.is_finite() && clip_dual <= upper {
+        return refuse("clip_dual", clip_dual.to_string(), format!("above {upper}, where the clip ends, or inf: none"));
+    }
+    if shared.clip_cov_high < shared.clip_cov_low {
+        let accepted = format!("at least clip_cov_low = {}", shared.clip_cov_low);
+        return refuse("clip_cov_high", shared.clip_cov_high.to_string(), accepted);
+    }
     if !episodes.is_multiple_of(group) {
         let value = format!("{group} does not divide {episodes} episodes");
         return refuse("group", value, format!("a divisor of episodes: {}", divisors(episodes)));

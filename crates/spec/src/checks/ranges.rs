@@ -23,11 +23,17 @@ pub(super) fn check_numbers(document: &Document) -> Result<()> {
 pub(crate) enum Constraint {
     /// A bound; infinite for no bound.
     Bound,
+    /// A bound, or 0 for that of another key.
+    BoundOrZero,
     Positive,
     AtLeastOne,
     NotNegative,
     /// A count that may be zero.
     Count,
+    /// Divides logits.
+    Temperature,
+    /// Rounds of sampling, none included.
+    Rounds,
     Fraction,
     /// A fraction above 0.
     Mixup,
@@ -61,10 +67,12 @@ impl Constraint {
     fn bounds(self) -> (f64, f64) {
         match self {
             Self::Bound | Self::Positive => (SMALLEST, LARGEST),
-            Self::NotNegative => (0.0, LARGEST),
+            Self::NotNegative | Self::BoundOrZero => (0.0, LARGEST),
             Self::AtLeastOne => (1.0, 1e9),
             Self::AtLeastTwo => (2.0, 1e6),
             Self::Count => (0.0, 1e9),
+            Self::Temperature => (0.01, 100.0),
+            Self::Rounds => (0.0, 1000.0),
             Self::Seeds => (1.0, 1000.0),
             Self::Seed => (0.0, 9_007_199_254_740_991.0), // 2^53 - 1: exact as a float too
             Self::Size => (1.0, 16384.0),
@@ -86,17 +94,19 @@ impl Constraint {
 
     fn accepts(self, x: f64) -> bool {
         let (low, high) = self.bounds();
-        (low..=high).contains(&x) || (x == f64::INFINITY && self == Self::Bound)
+        (low..=high).contains(&x) || (x == f64::INFINITY && matches!(self, Self::Bound | Self::BoundOrZero))
     }
 
     fn description(self) -> String {
         let (low, high) = self.bounds();
         match self {
             Self::Bound => format!("a number above 0 and at most {LARGEST:e}, or inf"),
+            Self::BoundOrZero => format!("a number of at least 0 and at most {LARGEST:e}, or inf"),
             Self::Positive => format!("a number above 0, from {SMALLEST:e} to {LARGEST:e}"),
             Self::NotNegative => format!("a number of at least 0 and at most {LARGEST:e}"),
             Self::Seconds => format!("seconds, above 0 and at most {high}"),
             Self::Megabytes => format!("megabytes, an integer from {low} to {high}"),
+            Self::Temperature => format!("a number from {low} to {high}"),
             Self::Fraction => "a number from 0 to 1".into(),
             Self::Mixup => "a number above 0 and at most 1".into(),
             Self::Epochs => format!("a number from {low:e} to {high:e}"),
@@ -191,7 +201,7 @@ const RANGES: &[(&str, Constraint)] = &[
     ("arms.*.lora_rank", Constraint::Size),
     ("arms.*.lora_alpha", Constraint::Positive),
     ("arms.*.lora_dropout", Constraint::BelowOne),
-    ("arms.*.beta", Constraint::Positive),
+    ("arms.*.beta", Constraint::NotNegative),
     ("arms.*.iterations", Constraint::AtLeastOne),
     ("arms.*.episodes", Constraint::Rows),
     ("arms.*.epochs", Constraint::Epochs),
@@ -201,6 +211,19 @@ const RANGES: &[(&str, Constraint)] = &[
     ("arms.*.batch_size", Constraint::Batch),
     ("arms.*.learning_rate", Constraint::Positive),
     ("arms.*.clip_range", Constraint::Bound),
+    ("arms.*.clip_range_high", Constraint::BoundOrZero),
+    ("arms.*.clip_dual", Constraint::Bound),
+    ("arms.*.sapo_temperature_pos", Constraint::Positive),
+    ("arms.*.sapo_temperature_neg", Constraint::Positive),
+    ("arms.*.temperature", Constraint::Temperature),
+    ("arms.*.top_p", Constraint::Fraction),
+    ("arms.*.importance_sampling_cap", Constraint::Bound),
+    ("arms.*.top_entropy_quantile", Constraint::Fraction),
+    ("arms.*.covariance_share", Constraint::Fraction),
+    ("arms.*.clip_cov_low", Constraint::NotNegative),
+    ("arms.*.clip_cov_high", Constraint::Bound),
+    ("arms.*.kl_cov_coef", Constraint::NotNegative),
+    ("arms.*.off_policy_mask_threshold", Constraint::Bound),
     ("arms.*.value_clip_range", Constraint::Bound),
     ("arms.*.kl_target", Constraint::Positive),
     ("arms.*.kl_horizon", Constraint::Positive),
@@ -208,6 +231,9 @@ const RANGES: &[(&str, Constraint)] = &[
     ("arms.*.score_clip", Constraint::Bound),
     ("arms.*.label_temperature", Constraint::NotNegative),
     ("arms.*.eos_penalty", Constraint::NotNegative),
+    ("arms.*.overlong_buffer", Constraint::Count),
+    ("arms.*.overlong_penalty", Constraint::NotNegative),
+    ("arms.*.dynamic_sampling_rounds", Constraint::Rounds),
     ("arms.*.entropy_coef", Constraint::NotNegative),
     ("arms.*.critic_warmup", Constraint::Count),
     ("arms.*.value_coef", Constraint::NotNegative),

@@ -213,7 +213,10 @@ fn each_prompt_is_repeated_for_its_group() {
 #[test]
 fn a_score_costs_a_pass_of_each_network() -> Result<()> {
     let inputs = inputs();
-    let flops = |reward| setting(reward, &inputs).scorer_flops;
+    let flops = |reward| {
+        let shared = RolloutSettings { reward, ..ppo_settings().shared };
+        setting(&shared, &inputs).scorer_flops
+    };
     let prompts = prompts_of(&inputs, 0, 4, 1);
     let mut rng = seeds::derive(1, "test", 0, "responses");
     let responses = generate(&policy(1), inputs.world.space(), prompts, &mut rng, &Device::flex());
@@ -227,21 +230,25 @@ fn a_score_costs_a_pass_of_each_network() -> Result<()> {
     Ok(())
 }
 
-/// Actor and reference, three networks that score, and a critic with a body of its own.
+/// Actor, reference where a KL is penalized, three networks that score, and a critic with a body of its own.
 #[test]
 fn the_memory_of_ppo_has_each_model_once() -> Result<()> {
-    for (critic, reward, expected) in [
-        (CriticBody::Separate, RewardSource::Rm, 6.0),
-        (CriticBody::Shared, RewardSource::Rm, 5.0),
-        (CriticBody::Separate, RewardSource::Gold, 3.0),
-        (CriticBody::Shared, RewardSource::Gold, 2.0),
+    for (critic, reward, beta, expected) in [
+        (CriticBody::Separate, RewardSource::Rm, 0.1, 6.0),
+        (CriticBody::Shared, RewardSource::Rm, 0.1, 5.0),
+        (CriticBody::Separate, RewardSource::Gold, 0.1, 3.0),
+        (CriticBody::Shared, RewardSource::Gold, 0.1, 2.0),
+        (CriticBody::Separate, RewardSource::Rm, 0.0, 5.0),
+        (CriticBody::Shared, RewardSource::Gold, 0.0, 1.0),
     ] {
         let mut settings = PpoSettings { critic, ..ppo_settings() };
-        settings.shared.reward = reward;
-        assert_eq!(models_in_memory(&settings.shared, &inputs()), if reward == RewardSource::Rm { 5.0 } else { 2.0 });
+        (settings.shared.reward, settings.shared.beta) = (reward, beta);
+        let without_critic = expected - f64::from(critic == CriticBody::Separate);
+        assert_eq!(models_in_memory(&settings.shared, &inputs()), without_critic);
+        assert_eq!(setting(&settings.shared, &inputs()).reference.is_some(), beta > 0.0);
         let mut recorder = recorder();
         super::run(&MethodSettings::Ppo(settings), inputs(), &mut no_measure, &mut recorder)?;
-        assert_eq!(last(&recorder, metrics::MODELS_RESIDENT)?, expected, "{critic:?}, {reward:?}");
+        assert_eq!(last(&recorder, metrics::MODELS_RESIDENT)?, expected, "{critic:?}, {reward:?}, beta {beta}");
     }
     Ok(())
 }

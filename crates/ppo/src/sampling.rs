@@ -1,0 +1,138 @@
+//! Responses of the behavior policy with their scores, and the dynamic sampling of groups (Yu et al. 2025, §3.2).
+
+use crate::shaping::{RunningMoments, overlong_penalty, shaped};
+use duel_model::{Policy, ResponseReader, Responses, SamplingLaw, generate_by};
+use duel_reward::Scorer;
+use duel_spec::{RolloutSettings, metrics, seeds};
+use duel_training::invariants as training_invariants;
+use duel_training::{Metrics, Result};
+
+/// The prompts of a rollout, each `group` times in a row, and those that may replace some of them.
+#[derive(Debug, Clone, Copy)]
+pub struct RolloutPrompts<'a> {
+    pub prompts: &'a [Vec<u32>],
+    pub group: usize,
+    /// As many times in a row.
+    spare: &'a [Vec<u32>],
+}
+
+impl<'a> RolloutPrompts<'a> {
+    /// Prompts that are all sampled once.
+    pub fn new(prompts: &'a [Vec<u32>], group: usize) -> Self {
+        Self { prompts, group, spare: &[] }
+    }
+
+    /// The first `episodes` of them, of which the others may replace some.
+    pub fn with_spare(prompts: &'a [Vec<u32>], episodes: usize, group: usize) -> Self {
+        let (prompts, spare) = prompts.split_at(episodes.min(prompts.len()));
+        Self { prompts, group, spare }
+    }
+}
+
+/// Responses with their rewards before the KL penalty: as the scorer gave them, and shaped, `[B]`.
+#[derive(Debug, Clone)]
+pub struct ScoredResponses {
+    pub responses: Responses,
+    pub raw: Vec<f64>,
+    pub scores: Vec<f64>,
+}
+
+/// Samples and scores; counts the tokens.
+pub struct ResponseSampler<'a> {
+    pub settings: &'a RolloutSettings,
+    /// Prepared for inference.
+    pub policy: Policy,
+    pub scorer: &'a dyn Scorer,
+    pub reader: &'a ResponseReader,
+    /// Mean and variance of all scores so far.
+    pub seen: &'a mut RunningMoments,
+    pub rng: seeds::Rng,
+    /// Tokens of the responses sampled so far, and with those of their prompts.
+    pub response_tokens: u64,
+    pub tokens: u64,
+}
+
+impl ResponseSampler<'_> {
+    /// One response to each prompt; of groups, those whose scores are all the same are replaced as `dynamic_sampling_rounds` says.
+    ///
+    /// # Errors
+    /// Logits that are not finite, and a scorer that fails.
+    pub fn sample(&mut self, step: u64, prompts: RolloutPrompts<'_>, metrics: &mut Metrics) -> Result<ScoredResponses> {
+        let RolloutPrompts { prompts, group, spare } = prompts;
+        let mut scored = self.sample_once(step, prompts.to_vec())?;
+        if group == 1 {
+            return Ok(scored);
+        }
+        let mut equal = scored.groups_without_spread(group);
+        let groups = prompts.len() / group;
+        metrics.put(metrics::GROUPS_WITHOUT_SPREAD, equal.len() as f64 / groups as f64);
+        let rounds = self.settings.dynamic_sampling_rounds;
+        let (mut spare, mut replaced) = (spare.chunks(group), 0);
+        for _ in 0..rounds {
+            let next: Vec<&[Vec<u32>]> = spare.by_ref().take(equal.len()).collect();
+            if next.is_empty() {
+                break;
+            }
+            let fresh = self.sample_once(step, next.concat())?;
+            for (index, &target) in equal.iter().take(next.len()).enumerate() {
+                scored.replace_group(target, group, &fresh, index);
+            }
+            replaced += next.len();
+            equal = scored.groups_without_spread(group);
+        }
+        if rounds > 0 {
+            metrics.put(metrics::GROUPS_REPLACED, replaced as f64);
+        }
+        Ok(scored)
+    }
+
+    fn sample_once(&mut self, step: u64, prompts: Vec<Vec<u32>>) -> Result<ScoredResponses> {
+        let (s, space) = (self.settings, self.reader.space());
+        let device = self.reader.device();
+        let responses = generate_by(sampling_law(s), &self.policy, space, prompts, &mut self.rng, device);
+        training_invariants::sampled_from_finite(step, &responses)?;
+        self.response_tokens += responses.response_tokens();
+        self.tokens += responses.token_count();
+        let raw = self.scorer.score(&responses).map_err(unscored)?; // [B]
+        let mut scores = shaped(s, self.seen, &raw, |row| responses.ended(row, space));
+        for (score, response) in scores.iter_mut().zip(&responses.responses) {
+            *score -= overlong_penalty(s, response.len(), space.response_tokens);
+        }
+        Ok(ScoredResponses { responses, raw, scores })
+    }
+}
+
+impl ScoredResponses {
+    /// The groups of consecutive responses whose scores are all the same.
+    fn groups_without_spread(&self, group: usize) -> Vec<usize> {
+        let is_equal = |scores: &[f64]| scores.iter().all(|score| *score == scores[0]);
+        let groups = self.scores.chunks(group).enumerate();
+        groups.filter(|(_, scores)| is_equal(scores)).map(|(index, _)| index).collect()
+    }
+
+    /// Puts the group `from` of other responses into the place of the group `target`.
+    fn replace_group(&mut self, target: usize, group: usize, other: &Self, from: usize) {
+        for row in 0..group {
+            let (to, from) = (target * group + row, from * group + row);
+            self.responses.prompts[to].clone_from(&other.responses.prompts[from]);
+            self.responses.responses[to].clone_from(&other.responses.responses[from]);
+            self.responses.logp[to].clone_from(&other.responses.logp[from]);
+            (self.raw[to], self.scores[to]) = (other.raw[from], other.scores[from]);
+        }
+    }
+}
+
+/// The law that a rollout is sampled from.
+pub fn sampling_law(s: &RolloutSettings) -> SamplingLaw {
+    SamplingLaw { temperature: s.temperature, top_p: s.top_p }
+}
+
+/// A scorer's error as a training's: one of the reward model passes through, any other keeps its message.
+fn unscored(error: duel_reward::Error) -> duel_training::Error {
+    match error {
+        duel_reward::Error::Training(error) => error,
+        duel_reward::Error::Model(error) => error.into(),
+        duel_reward::Error::Data(error) => error.into(),
+        scorer => duel_training::Error::Unscored { source: Box::new(scorer) },
+    }
+}
