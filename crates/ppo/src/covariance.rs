@@ -7,7 +7,8 @@ use crate::rollout::Rollout;
 use burn::tensor::{Tensor, TensorData};
 use duel_model::weights::host;
 use duel_objectives::token_covariances;
-use duel_spec::{CovarianceControl, RolloutSettings, seeds};
+use duel_spec::seeds::{self, Stream};
+use duel_spec::{CovarianceControl, RolloutSettings};
 
 /// Leaves out the advantage of some tokens of a rollout (Clip-Cov, eq. 13), or has their KL to its policy penalized (KL-Cov,
 /// eq. 15).
@@ -18,7 +19,8 @@ pub fn control_covariance(
     rollout: Rollout,
     s: &RolloutSettings,
     advantages: &Tensor<2>,
-    rng: impl FnOnce() -> seeds::Rng,
+    seed: u64,
+    iteration: u64,
 ) -> Rollout {
     let covariances = || {
         let values = host(token_covariances(rollout.logp.clone(), advantages.clone(), &rollout.mask)); // [B·T]
@@ -34,7 +36,8 @@ pub fn control_covariance(
     match s.covariance_control {
         CovarianceControl::None => rollout,
         CovarianceControl::Clip => {
-            let weights = of_cells(&clipped_cells(&covariances(), s, rng()), 0.0, 1.0);
+            let rng = seeds::stream(seed, Stream::ClippedTokens, iteration);
+            let weights = of_cells(&clipped_cells(&covariances(), s, rng), 0.0, 1.0);
             Rollout { token_weights: Some(rollout.weighted(&weights)), ..rollout }
         }
         CovarianceControl::Kl => {
@@ -90,7 +93,7 @@ mod tests {
 
     fn controlled(s: &RolloutSettings, seed: u64) -> Rollout {
         let (rollout, advantages) = example();
-        control_covariance(rollout, s, &advantages, || seeds::derive(seed, "test", 0, "clip-cov"))
+        control_covariance(rollout, s, &advantages, seed, 0)
     }
 
     #[test]
@@ -133,7 +136,7 @@ mod tests {
         let s = settings_of(CovarianceControl::Clip, 1.0);
         let s = RolloutSettings { clip_cov_low: 9.0, clip_cov_high: 10.5, ..s };
         let rollout = Rollout { token_weights: Some(half), ..rollout };
-        let rollout = control_covariance(rollout, &s, &advantages, || seeds::derive(1, "test", 0, "clip-cov"));
+        let rollout = control_covariance(rollout, &s, &advantages, 1, 0);
         let weights = host(rollout.token_weights.expect("weights"));
         let expected: Vec<f32> = (0..ROWS * T).map(|cell| if [9, 10].contains(&cell) { 0.0 } else { 0.5 }).collect();
         assert_eq!(weights, expected);

@@ -16,7 +16,7 @@ use burn::tensor::Tensor;
 use duel_model::{Policy, weights::host};
 use duel_objectives::{group_relative, leave_one_out};
 use duel_spec::ids::prompt_hash;
-use duel_spec::seeds::{self, Stream};
+use duel_spec::seeds::Stream;
 use duel_spec::{KlPenalty, Normalization, RolloutSettings, metrics};
 use duel_training::{Learner, Method, Metrics, Result};
 use serde::{Deserialize, Serialize};
@@ -113,8 +113,8 @@ impl Method for PolicyGradient {
 
         // 3. K epochs of minibatches with the clipped loss.
         let (s, reader) = (&self.settings, &self.collector.context.train_reader);
-        let rng = || seeds::stream(self.collector.context.seed, Stream::ClippedTokens, self.collector.iteration);
-        let rollout = control_covariance(rollout, &self.settings, &advantages, rng);
+        let (seed, iteration) = (self.collector.context.seed, self.collector.iteration);
+        let rollout = control_covariance(rollout, &self.settings, &advantages, seed, iteration);
         let advantages = rollout.weighted(&advantages); // [B, T]
         let losses = |actor: &Policy, rows: &[usize]| {
             let output = PolicyOutput::of(s, reader, actor, &reader.tokens(&rollout.responses.select(rows)));

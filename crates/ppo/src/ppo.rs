@@ -215,9 +215,8 @@ impl Ppo {
     /// The tokens of an experience that Clip-Cov or KL-Cov act on.
     fn with_controlled_covariance(&self, experience: Experience) -> Experience {
         let Experience { rollout, advantages, .. } = &experience;
-        let seed = self.collector.context.seed;
-        let rng = || seeds::stream(seed, Stream::ClippedTokens, self.collector.iteration);
-        let rollout = control_covariance(rollout.clone(), &self.settings.shared, advantages, rng);
+        let (seed, iteration) = (self.collector.context.seed, self.collector.iteration);
+        let rollout = control_covariance(rollout.clone(), &self.settings.shared, advantages, seed, iteration);
         Experience { rollout, ..experience }
     }
 
