@@ -166,6 +166,9 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     let loaded = context.load_world()?;
     let world = loaded.world.as_ref();
     let policy = if arm == REFERENCE { context.sft_policy(world)? } else { context.trained_policy(world)? };
+    if args.form == ExportAs::Adapter && !policy.has_lora() {
+        return Err(unused("--as adapter", "this policy has no adapters; `--as merged` writes all of its weights"));
+    }
 
     // 3. With the words and sizes of the model that it came from.
     let (config, tokenizer_files) = match experiment.is_pretrained() {

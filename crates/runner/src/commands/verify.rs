@@ -89,10 +89,13 @@ fn render(result: &ClaimResult) -> String {
         let prefix = test.kl.map_or(String::new(), |kl| format!("at KL {kl}: "));
         let _ = writeln!(
             text,
-            "      {prefix}effect {}{}, {:.1}% interval {interval}, {}",
+            "      {prefix}effect {}{}, {}, {}",
             number(test.effect, 3),
             test.times.map_or(String::new(), |times| format!(" ({} times)", fixed(times, 2))),
-            100.0 * test.level,
+            match claim.metric.is_counted() {
+                true => format!("counted, from {interval}"),
+                false => format!("{:.1}% interval {interval}", 100.0 * test.level),
+            },
             test.p.map_or("no p-value".into(), p_value),
         );
         if let Some(p) = test.p_sign_flip {
