@@ -439,7 +439,7 @@ impl FinishedRun {
         let verdict = text(&self.call(&["verify", "runs/tiny"]).stdout);
         assert!(verdict.starts_with("T INCONCLUSIVE (added after the run): "), "{verdict}");
         let page = self.file("report/index.html");
-        assert!(page.contains("added after the run</b> T:"));
+        assert!(page.contains("<summary>T: ") && page.contains("<br>added after the run"));
         assert!(page.contains("taken out of the experiment after the run: S"));
         // the first claim again
         self.write_experiment("S");

@@ -78,8 +78,8 @@ mod tests {
         assert_eq!(
             warnings_of([(9.0, 0.01), (9.0, 0.0)], [(9.0, 0.1), (9.0, 0.25)]),
             [
-                "rm: 1% of its rows are in no batch of an epoch, other ones in each",
-                "a POINT: 25% of its rows are in no batch of an epoch, other ones in each",
+                "rm: each epoch skipped 1% of its rows, different ones each time",
+                "a POINT: each epoch skipped 25% of its rows, different ones each time",
             ]
         );
     }

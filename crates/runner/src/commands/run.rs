@@ -114,11 +114,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     }
     let RunSummary { reused, made, failures, left_out, peak_memory } = summary;
     ran?;
-    crate::terminal::print(&format!(
-        "{made} stages made, {reused} reused, {:.1} s{}\n",
-        started.elapsed().as_secs_f64(),
-        if made > 0 { format!(", peak memory {:.0} MB", peak_memory as f64 / 1e6) } else { String::new() },
-    ));
+    print_totals(made, reused, peak_memory, started);
     let written = match duel_report::write(run.path()) {
         // the failed stages are the cause: there is nothing to report
         Err(_) if !failures.is_empty() => return Err(Error::Stages { failures, left_out: left_out.len() }),
@@ -129,6 +125,12 @@ pub fn run(args: &RunArgs) -> Result<()> {
     announce_files(written);
     announce_next(run.path(), experiment.claims.len());
     if failures.is_empty() { Ok(()) } else { Err(Error::Stages { failures, left_out: left_out.len() }) }
+}
+
+fn print_totals(made: usize, reused: usize, peak_memory: u64, started: Instant) {
+    let memory = if made > 0 { format!(", peak memory {:.0} MB", peak_memory as f64 / 1e6) } else { String::new() };
+    let seconds = started.elapsed().as_secs_f64();
+    crate::terminal::print(&format!("{made} stages made, {reused} reused, {seconds:.1} s{memory}\n"));
 }
 
 /// A merged run would lose where its results are from.
