@@ -61,7 +61,10 @@ impl Error {
             Self::Missing { .. } | Self::Damaged { .. } => {
                 Some("run `scripts/get-data reviews`, which downloads and verifies the files".into())
             }
-            Self::FewRows { counts, .. } => Some(format!("{counts}; `duel data check` gives details, line by line")),
+            Self::FewRows { counts, .. } => Some(format!(
+                "{counts}; every split needs pairs: raise `holdout`, or give files for `validation` and `test`; `duel data check` \
+                 gives details, line by line"
+            )),
             Self::OneKind { .. } => Some(
                 "add completions of the other kind, or remove `completion` and `label`: the model then responds to the prompts and the judge labels the responses".into(),
             ),

@@ -208,6 +208,9 @@ impl ProgressReporter {
 
     /// Time left, once a stage of every group has finished.
     fn time_left(&self) -> Option<String> {
+        if self.done == self.total {
+            return None;
+        }
         let mut seconds = 0.0;
         for (group, remaining) in self.remaining.iter().filter(|(_, remaining)| **remaining > 0) {
             let took = self.took.get(group)?;

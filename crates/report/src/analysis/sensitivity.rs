@@ -86,10 +86,10 @@ pub(crate) fn edges(run: &Run, tuning: &TuningResults) -> Vec<String> {
             let share = axis.share(value).unwrap_or(0.5);
             if share < margin || share > 1.0 - margin {
                 let ends: Vec<String> = axis.ends().iter().map(value_label).collect();
-                let [end, further] = if share < margin { ["smallest", "smaller"] } else { ["largest", "larger"] };
+                let [end, further] = if share < margin { ["lower", "smaller"] } else { ["upper", "larger"] };
                 warnings.push(format!(
-                    "arms.{name}.{table}.{setting}: the best value, {}, is the {end} that was tried ({}); a {further} one may be \
-                     better",
+                    "arms.{name}.{table}.{setting}: the best value, {}, is at the {end} end of what was tried ({}); a {further} \
+                     one may be better",
                     value_label(value),
                     ends.join(" to ")
                 ));
@@ -184,8 +184,8 @@ mod tests {
             });
             edges_of("grid.beta = [0.1, 0.2, 0.4]", trials.to_vec())
         };
-        let smallest = "arms.a.grid.beta: the best value, 0.1, is the smallest that was tried (0.1 to 0.4); a smaller one may be better";
-        let largest = "arms.a.grid.beta: the best value, 0.4, is the largest that was tried (0.1 to 0.4); a larger one may be better";
+        let smallest = "arms.a.grid.beta: the best value, 0.1, is at the lower end of what was tried (0.1 to 0.4); a smaller one may be better";
+        let largest = "arms.a.grid.beta: the best value, 0.4, is at the upper end of what was tried (0.1 to 0.4); a larger one may be better";
         assert_eq!([best_at(0.1), best_at(0.2), best_at(0.4)], [vec![smallest], vec![], vec![largest]]);
     }
 
@@ -204,12 +204,12 @@ mod tests {
         };
         let warning = |x: &str, end: &str, further: &str| {
             vec![format!(
-                "arms.a.space.nll_coef: the best value, {x}, is the {end} that was tried (0.0 to 1.0); a {further} one may be better"
+                "arms.a.space.nll_coef: the best value, {x}, is at the {end} end of what was tried (0.0 to 1.0); a {further} one may be better"
             )]
         };
         assert_eq!(
             [best_at(0.04), best_at(0.96)],
-            [warning("0.04", "smallest", "smaller"), warning("0.96", "largest", "larger")]
+            [warning("0.04", "lower", "smaller"), warning("0.96", "upper", "larger")]
         );
         assert_eq!([best_at(0.05), best_at(0.06), best_at(0.94), best_at(0.95)], [const { Vec::<String>::new() }; 4]);
     }

@@ -92,9 +92,10 @@ fn render(result: &ClaimResult) -> String {
             "      {prefix}effect {}{}, {}, {}",
             number(test.effect, 3),
             test.times.map_or(String::new(), |times| format!(" ({} times)", fixed(times, 2))),
-            match claim.metric.is_counted() {
-                true => format!("counted, from {interval}"),
-                false => format!("{:.1}% interval {interval}", 100.0 * test.level),
+            match (claim.metric.is_counted(), test.interval) {
+                (_, None) => interval,
+                (true, _) => format!("counted, from {interval}"),
+                (false, _) => format!("{:.1}% interval {interval}", 100.0 * test.level),
             },
             test.p.map_or("no p-value".into(), p_value),
         );
