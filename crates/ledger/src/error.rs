@@ -1,9 +1,14 @@
 //! Errors of a run directory.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The result type of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
+
+/// What a folder lacks to be a run, or that it is not there.
+fn absent(path: &Path, missing: &str) -> String {
+    if path.exists() { format!("it has no {missing}") } else { "there is no such folder".into() }
+}
 
 /// A file or folder of a run that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -12,7 +17,7 @@ pub enum Error {
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
     #[error("the run directory `{}` is in use by process {holder}", path.display())]
     Locked { path: PathBuf, holder: String },
-    #[error("`{}` is not a run directory: it has no {missing}", path.display())]
+    #[error("`{}` is not a run directory: {}", path.display(), absent(path, missing))]
     NotARun { path: PathBuf, missing: &'static str },
     #[error("the table `{}` cannot be {action}: {problem}", path.display())]
     Table { action: &'static str, path: PathBuf, problem: String },

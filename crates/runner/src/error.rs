@@ -65,8 +65,8 @@ pub enum Error {
     Cluster { program: &'static str, problem: String },
     #[error("{what} {path:?} cannot be used in a Slurm script: {why}")]
     Unscriptable { what: &'static str, path: String, why: &'static str },
-    #[error("`{}` exists already", path.display())]
-    Exists { path: PathBuf, hint: &'static str },
+    #[error("`{}` {problem}", path.display())]
+    Exists { path: PathBuf, problem: &'static str, hint: &'static str },
     #[error("the {what} `{}` is not UTF-8, and has to be written as text", path.display())]
     NotText { what: &'static str, path: PathBuf },
     #[error(

@@ -82,6 +82,10 @@ impl Error {
     /// What the user can do about it.
     pub fn hint(&self) -> String {
         match self {
+            Self::Read { path, .. } if path.is_dir() => format!(
+                "a folder is not an experiment file: did you mean `{}`?",
+                path.join("experiment.toml").display()
+            ),
             Self::Read { .. } => "the experiments that come with Duel are in `experiments/`".into(),
             Self::Override { .. } => "write for example `--set arms.dpo.beta=0.2`".into(),
             Self::Syntax { .. } => "TOML is described at https://toml.io; strings need quotes".into(),

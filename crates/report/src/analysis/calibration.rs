@@ -27,15 +27,15 @@ pub(crate) fn at_chance(run: &Run) -> Vec<String> {
         .map(|(seed, share)| {
             let n = pairs(seed);
             let [low, high] = wilson(share * n, n, 0.95);
-            format!("{share:.2} of {n} pairs at seed {seed} (95% interval {low:.2} to {high:.2})")
+            format!("{share:.2} of {n} at seed {seed} (95% interval {low:.2} to {high:.2})")
         })
         .collect();
     if weak.is_empty() {
         return vec![];
     }
     vec![format!(
-        "the reward model orders held-out pairs no better than chance: {}; a policy optimized against it would fit noise. Train it \
-         longer or on more rows, or judge it on more (`stages.pairs.holdout_rows`)",
+        "the reward model cannot be told from chance by the held-out pairs that it orders as they are labelled: {}; a policy \
+         optimized against it may fit noise. Train it longer or on more rows, or hold out more pairs (`stages.pairs.holdout_rows`)",
         weak.join(", ")
     )]
 }
@@ -90,8 +90,7 @@ mod tests {
         let warnings = at_chance(&calibrated(&[(0.9, &[(0, 50.0, 0.9, 0.9)]), (0.54, weak)]));
         assert_eq!(warnings.len(), 1);
         assert!(
-            warnings[0]
-                .contains("no better than chance: 0.54 of 50 pairs at seed 1 (95% interval 0.40 to 0.67); a policy"),
+            warnings[0].contains("as they are labelled: 0.54 of 50 at seed 1 (95% interval 0.40 to 0.67); a policy"),
             "{warnings:?}"
         );
         assert!(at_chance(&calibrated(&[(0.9, &[(0, 50.0, 0.9, 0.9)])])).is_empty());

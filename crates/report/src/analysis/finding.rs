@@ -80,7 +80,13 @@ fn of_two(run: &Run, [a, b]: [&str; 2], matched: &[Matched]) -> String {
                 seeds(d.n)
             ),
             (None, Some(found)) => format!("At equal KL, {}, which says little without more seeds", lead(found)),
-            (None, None) => format!("{a} and {b} reach no common KL, so their gold rewards cannot be compared"),
+            (None, None) => {
+                let kls: Vec<String> = frontier::matched_kls(run).iter().map(ToString::to_string).collect();
+                format!(
+                    "{a} and {b} do not both go as far from the reference as arms are compared, {} nats, so this run does not rank them",
+                    join(&kls).replace(" and ", " or ")
+                )
+            }
         },
     }
 }
@@ -88,7 +94,7 @@ fn of_two(run: &Run, [a, b]: [&str; 2], matched: &[Matched]) -> String {
 fn of_several(run: &Run, arms: usize, matched: &[Matched]) -> String {
     let common = frontier::common_kl(run);
     let Some(m) = matched.iter().min_by(|x, y| (x.kl - common).abs().total_cmp(&(y.kl - common).abs())) else {
-        return "No two arms reach a common KL, so their gold rewards cannot be compared.".into();
+        return "No two arms go as far from the reference as arms are compared, so this run does not rank them.".into();
     };
     let value = |arm: &ArmAtKl| arm.eta.unwrap_or(arm.gain);
     let mut ranked: Vec<&ArmAtKl> = m.arms.iter().flatten().collect();
@@ -189,7 +195,10 @@ mod tests {
             "At equal KL, PPO earns more than DPO by 0.25 of the optimum's gain at KL 1 (1 seed), which says little without more seeds."
         );
         let none = of(&["dpo", "ppo"], 2, &[1.0, 1.0], |_| vec![(0.1, 3.0), (1.0, 4.0)]);
-        assert_eq!(none, "DPO and PPO reach no common KL, so their gold rewards cannot be compared.");
+        assert_eq!(
+            none,
+            "DPO and PPO do not both go as far from the reference as arms are compared, 0.25, 0.5, 1 or 2 nats, so this run does not rank them."
+        );
     }
 
     /// A concave frontier that starts better and one that ends better.

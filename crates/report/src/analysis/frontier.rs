@@ -154,7 +154,7 @@ pub(crate) fn target(run: &Run, seed: u64, kl: f64, split: SplitAccessor) -> Opt
     match gold_at(&optimum_curve(run, seed, split), kl) {
         Some(best) => Some(base + (best - base) / 2.0),
         None if has_optimum(run, seed) => None, // it is not known at this KL
-        None => Some(base + split(reference, GOLD_SD)?),
+        None => split(reference, GOLD_SD).filter(|&sd| sd > 0.0).map(|sd| base + sd),
     }
 }
 

@@ -198,8 +198,8 @@ impl CheckArgs {
 }
 
 impl CheckInput {
-    /// Of files of rows and a model, with nothing too long.
-    pub fn unlimited(rows: &[PathBuf], model: &Path, columns: &ColumnArgs) -> Result<Self> {
+    /// Of files of rows, settings of `[world.rows]` and a model, with nothing too long.
+    pub fn unlimited(rows: &[PathBuf], set: &[String], model: &Path, columns: &ColumnArgs) -> Result<Self> {
         let args = CheckArgs {
             files: rows.into(),
             model: Some(model.into()),
@@ -207,7 +207,7 @@ impl CheckInput {
             test: None,
             prompt_tokens: None,
             response_tokens: None,
-            set: vec![],
+            set: set.into(),
             columns: columns.clone(),
             show: 0,
             strict: false,

@@ -2,6 +2,7 @@
 
 use crate::commands::args::ColumnArgs;
 use crate::commands::data::{CheckInput, as_text};
+use crate::commands::export::unused;
 use crate::commands::row_report::text;
 use crate::error::{Error, Result};
 use crate::executors::shell_quoted;
@@ -23,6 +24,9 @@ pub struct InitArgs {
     /// The model: a Hugging Face directory, a .gguf file, or its name on the hub
     #[arg(long, value_name = "DIR|FILE.gguf|NAME")]
     pub model: PathBuf,
+    /// A setting of [world.rows], for example chat=never; repeatable
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
     #[command(flatten)]
     pub columns: ColumnArgs,
 }
@@ -88,6 +92,16 @@ fn within_context([prompt, response]: [usize; 2], context: usize) -> [usize; 2] 
     [context.saturating_sub(response).max(1), response]
 }
 
+/// A setting of `[world.rows]`, which was checked with the rows, as key and value of the file.
+fn row_setting(setting: &str) -> Result<(String, toml_edit::Value)> {
+    let (key, value) = setting.split_once('=').unwrap_or((setting, ""));
+    let key = key.trim().trim_start_matches("world.rows.");
+    if key.contains('.') {
+        return Err(unused(&format!("--set {key}"), "only keys of [world.rows] are; write others into the file"));
+    }
+    Ok((format!("world.rows.{key}"), value.parse().unwrap_or_else(|_| value.into())))
+}
+
 /// Writes `experiment.toml` into a folder that has none.
 fn write_new(folder: &Path, text: &str) -> Result<PathBuf> {
     let io = |action, path: &Path| {
@@ -99,6 +113,7 @@ fn write_new(folder: &Path, text: &str) -> Result<PathBuf> {
     let mut file = std::fs::File::create_new(&to).map_err(|source| match source.kind() {
         std::io::ErrorKind::AlreadyExists => Error::Exists {
             path: to.clone(),
+            problem: "exists already",
             hint: "choose another folder, or remove the file: `duel init` replaces nothing",
         },
         _ => io("create", &to)(source),
@@ -128,7 +143,7 @@ fn rows_value(rows: &[PathBuf]) -> Result<toml_edit::Value> {
 /// Rows of which too few can be used; an experiment that is there already.
 pub fn init(args: &InitArgs) -> Result<()> {
     // 1. What the rows are like, with nothing left out for its length.
-    let input = CheckInput::unlimited(&args.rows, &args.model, &args.columns)?;
+    let input = CheckInput::unlimited(&args.rows, &args.set, &args.model, &args.columns)?;
     let report = input.check(0)?;
     if report.stats.has_only_prompts() {
         print(&text(&report, &input.name, &input.source));
@@ -158,6 +173,7 @@ pub fn init(args: &InitArgs) -> Result<()> {
     let rows = usable.saturating_sub(2 * holdout).clamp(2, 4096);
     let batch = if rows >= 64 { 16 } else { 4 };
     let folder = absolute(&args.folder, "folder")?;
+    let settings = args.set.iter().map(|setting| row_setting(setting)).collect::<Result<Vec<_>>>()?;
     let columns = args.columns.0.iter().map(|(role, name)| (format!("world.rows.{role}"), name.into()));
     let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX).into();
     let values: [(&str, toml_edit::Value); 11] = [
@@ -176,6 +192,7 @@ pub fn init(args: &InitArgs) -> Result<()> {
     let mut fitted: DocumentMut = template(is_unpaired).parse().expect("the template is tested to parse");
     columns.for_each(|(key, name)| set(&mut fitted, &key, name));
     values.into_iter().for_each(|(key, value)| set(&mut fitted, key, value));
+    settings.into_iter().for_each(|(key, value)| set(&mut fitted, &key, value));
     let fitted = fitted.to_string();
     let experiment = Experiment::from_document(&Document::parse("experiment.toml", &fitted, &[])?)?;
 

@@ -235,10 +235,11 @@ fn text(answer: &PlanReport<'_>, experiment: &Experiment, plan: &Plan) -> String
     // 2. All together.
     let finished = answer.stages.iter().filter(|line| line.finished).count();
     text += &format!(
-        "\n{} stages for {} seeds, {} of them cells, {finished} finished; GFLOP, time and memory of one each\n\
+        "\n{} stages for {} seed{}, {} of them cells, {finished} finished; GFLOP, time and memory of one each\n\
          to do: {:.1} GFLOP, about {} with {} at once, about {} of memory\n",
         answer.stages.len(),
         experiment.seeds,
+        if experiment.seeds == 1 { "" } else { "s" },
         plan.stages.iter().filter(|stage| stage.kind == StageKind::Cell).count(),
         answer.flops / 1e9,
         format_seconds(answer.seconds),

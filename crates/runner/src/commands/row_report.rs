@@ -80,7 +80,11 @@ fn use_of_rows(report: &DataReport, source: &RowSource) -> Vec<String> {
     let stats = &report.stats;
     let mut lines = vec![];
     if stats.has_only_prompts() {
-        lines.push("prompts alone: the model writes two completions to each, and the judge labels them; choose one that is not \"world\"".into());
+        lines.push(
+            "prompts alone: no column is known to hold completions. If two of them do, name them, with `--chosen NAME --rejected NAME`; \
+             if none does, the model writes two completions to each prompt, and a judge other than \"world\" labels them"
+                .into(),
+        );
         lines.extend(refusal(report));
         return lines;
     }

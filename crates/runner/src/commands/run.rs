@@ -70,6 +70,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
         world::sizes(&experiment)?; // sequences that the model's context cannot hold
     }
     check_not_merged(args.experiment.out.join(&experiment.name))?;
+    check_replaces_nothing(&args.experiment.out.join(&experiment.name), &document.to_toml())?;
     let run = RunDir::create(&args.experiment.out, &experiment.name)?;
     let _lock = RunLock::take(run.path())?;
     duel_ledger::sweep(run.path());
@@ -138,6 +139,19 @@ fn check_not_merged(path: PathBuf) -> Result<()> {
     match Manifest::read(&path).ok().filter(Manifest::is_merged) {
         Some(merged) => Err(Error::MergedRun { path, parts: merged.parts.len() }),
         None => Ok(()),
+    }
+}
+
+/// A run keeps its settings as `experiment.toml` of its folder: one that a person wrote there is not replaced.
+fn check_replaces_nothing(run: &Path, settings: &str) -> Result<()> {
+    let path = run.join("experiment.toml");
+    match std::fs::read_to_string(&path) {
+        Ok(text) if text != settings && !run.join("manifest.json").exists() => Err(Error::Exists {
+            path,
+            problem: "is not of a run, and the run would replace it with its own settings",
+            hint: "choose another folder with `--out`, or another `name`",
+        }),
+        _ => Ok(()),
     }
 }
 
