@@ -114,6 +114,7 @@ fn options_of_losses_on_pairs_are_combined_or_refused() {
         ("dynamic_beta_momentum = 0.5", "arms.a.dynamic_beta_momentum", "dynamic_beta = 0"),
         ("loss = \"ipo\"\nloss_weights = { sigmoid = 1 }", "arms.a.loss", "loss_weights"),
         ("loss_weights = { sigmoid = 1 }\nsimpo_margin = 1", "arms.a.simpo_margin", "loss_weights"),
+        ("loss_weights = { sigmoid = 1, ipo = 1 }\nmargin = 0.5", "arms.a.margin", "loss_weights"),
         ("loss_weights = { sigmoid = 1, sft = 1 }", "arms.a.loss_weights.sft", "sft"),
         ("loss_weights = { sigmoid = \"1\" }", "arms.a.loss_weights.sigmoid", "a number"),
         ("loss_weights = { sigmoid = 0 }", "arms.a.loss_weights.sigmoid", "above 0"),
@@ -263,6 +264,7 @@ fn minibatches_divide_the_episodes() {
     }
     let refused = [
         ("method = \"ppo\"\nepisodes = 12\nminibatches = 5", "5 does not divide 12 episodes"),
+        ("method = \"online_dpo\"\nepisodes = 3\nminibatches = 1", "even number"),
         ("method = \"online_dpo\"\nepisodes = 12\nminibatches = 4", "4 does not divide 6 pairs of 2 episodes"),
         ("method = \"online_dpo\"\nepisodes = 6\nminibatches = 6", "6 does not divide 3 pairs"), // no pair would be left
         ("method = \"raft\"\nepisodes = 12\nminibatches = 4\ngroup = 4", "4 does not divide 3 groups"),

@@ -84,7 +84,9 @@ pub(crate) fn edges(run: &Run, tuning: &TuningResults) -> Vec<String> {
             let (Some(value), true) = (best.settings.get(&setting), axis.choices.is_empty()) else { continue };
             let margin = if sampled { EDGE_SHARE } else { 1e-6 };
             let share = axis.share(value).unwrap_or(0.5);
-            if share < margin || share > 1.0 - margin {
+            // nothing lies below zero
+            let is_zero = share < margin && number(value) == Some(0.0);
+            if !is_zero && (share < margin || share > 1.0 - margin) {
                 let ends: Vec<String> = axis.ends().iter().map(value_label).collect();
                 let [end, further] = if share < margin { ["lower", "smaller"] } else { ["upper", "larger"] };
                 warnings.push(format!(

@@ -44,12 +44,24 @@ fn check_point(arm: &str, point: &ArmPoint, document: &Document) -> Result<()> {
     let &RolloutSettings { episodes, minibatches, kl_control, kl_horizon, .. } = shared;
     let group = point.method.group();
     let (clip_dual, upper) = (shared.clip_dual, 1.0 + shared.upper_clip_range());
+    if clip_dual.is_finite() && upper.is_infinite() {
+        let accepted =
+            "inf: without a clip above the ratio there is none to go beyond; set `clip_range_high` too".into();
+        return refuse("clip_dual", clip_dual.to_string(), accepted);
+    }
     if clip_dual.is_finite() && clip_dual <= upper {
         return refuse("clip_dual", clip_dual.to_string(), format!("above {upper}, where the clip ends, or inf: none"));
     }
     if shared.clip_cov_high < shared.clip_cov_low {
         let accepted = format!("at least clip_cov_low = {}", shared.clip_cov_low);
         return refuse("clip_cov_high", shared.clip_cov_high.to_string(), accepted);
+    }
+    if !episodes.is_multiple_of(group) && matches!(point.method, MethodSettings::OnlineDpo(_)) {
+        return refuse(
+            "episodes",
+            episodes.to_string(),
+            "an even number: two responses to each prompt make a pair".into(),
+        );
     }
     if !episodes.is_multiple_of(group) {
         let value = format!("{group} does not divide {episodes} episodes");

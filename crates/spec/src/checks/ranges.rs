@@ -35,6 +35,7 @@ pub(crate) enum Constraint {
     /// Rounds of sampling, none included.
     Rounds,
     Fraction,
+    PositiveFraction,
     /// A fraction above 0.
     Mixup,
     /// Passes over rows.
@@ -83,6 +84,7 @@ impl Constraint {
             Self::Seconds => (SMALLEST, 86_400.0),
             Self::Megabytes => (0.0, 1e6),
             Self::Fraction => (0.0, 1.0),
+            Self::PositiveFraction => (1e-6, 1.0),
             Self::Mixup => (SMALLEST, 1.0),
             Self::Epochs => (1e-6, 1e7),
             Self::BelowOne => (0.0, 1.0f64.next_down()),
@@ -108,6 +110,7 @@ impl Constraint {
             Self::Megabytes => format!("megabytes, an integer from {low} to {high}"),
             Self::Temperature => format!("a number from {low} to {high}"),
             Self::Fraction => "a number from 0 to 1".into(),
+            Self::PositiveFraction => "a number from 1e-6 to 1".into(),
             Self::Mixup => "a number above 0 and at most 1".into(),
             Self::Epochs => format!("a number from {low:e} to {high:e}"),
             Self::BelowOne => "a number of at least 0 and below 1".into(),
@@ -216,7 +219,7 @@ const RANGES: &[(&str, Constraint)] = &[
     ("arms.*.sapo_temperature_pos", Constraint::Positive),
     ("arms.*.sapo_temperature_neg", Constraint::Positive),
     ("arms.*.temperature", Constraint::Temperature),
-    ("arms.*.top_p", Constraint::Fraction),
+    ("arms.*.top_p", Constraint::PositiveFraction),
     ("arms.*.importance_sampling_cap", Constraint::Bound),
     ("arms.*.top_entropy_quantile", Constraint::Fraction),
     ("arms.*.covariance_share", Constraint::Fraction),

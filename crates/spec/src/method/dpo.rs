@@ -126,6 +126,11 @@ impl DpoSettings {
             let why = "it weighs pairs by themselves, and this loss is not a mean over pairs";
             return Some(Conflict { key: "use_weighting", with, why });
         }
+        let reads_margin = |loss: &PairLoss| loss.entry().settings.contains(&"margin");
+        if self.margin != 0.0 && losses.len() > 1 && !losses.iter().all(|(loss, _)| reads_margin(loss)) {
+            let why = "not every loss of the mixture has a required margin, and all of them read the same pairs";
+            return Some(Conflict { key: "margin", with, why });
+        }
         if self.ld_alpha != 1.0 && (without_reference || any(|entry| entry.unpaired)) {
             let why =
                 "it weighs log-ratios to the reference of two responses to one prompt by the shorter one's length";
