@@ -379,7 +379,7 @@ fn what_cannot_be_merged_is_said_before_anything_is_written() {
     });
     b("short", &|run| edit_metrics(run, |row| row.arm != "dpo"));
     for (exit, name, expected) in [
-        (1, "nowhere", "`nowhere` is not a run directory: it has no manifest.json"),
+        (1, "nowhere", "`nowhere` is not a run directory: there is no such folder"),
         (1, "bare", "`bare` is not a run directory: it has no manifest.json"),
         (1, "older", "`older` cannot be merged: it has format 11, and runs of format 12 are merged"),
         (1, "newer", "was written by a newer Duel: format 99"),

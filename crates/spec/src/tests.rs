@@ -264,7 +264,7 @@ fn minibatches_divide_the_episodes() {
     }
     let refused = [
         ("method = \"ppo\"\nepisodes = 12\nminibatches = 5", "5 does not divide 12 episodes"),
-        ("method = \"online_dpo\"\nepisodes = 3\nminibatches = 1", "even number"),
+        ("method = \"online_dpo\"\nepisodes = 3\nminibatches = 1", "odd number"),
         ("method = \"online_dpo\"\nepisodes = 12\nminibatches = 4", "4 does not divide 6 pairs of 2 episodes"),
         ("method = \"online_dpo\"\nepisodes = 6\nminibatches = 6", "6 does not divide 3 pairs"), // no pair would be left
         ("method = \"raft\"\nepisodes = 12\nminibatches = 4\ngroup = 4", "4 does not divide 3 groups"),
@@ -430,7 +430,7 @@ fn parts_of_a_policy_loss_fit_or_are_refused() {
         ("method = \"ppo\"\nimportance_sampling_level = \"sequence\"\n", "sequence_token"),
         ("method = \"ppo\"\nclip_dual = 1.2\n", "above 1.2"),
         ("method = \"ppo\"\nclip_range_high = 0.5\nclip_dual = 1.3\n", "above 1.5"),
-        ("method = \"ppo\"\nclip_range = inf\nclip_dual = 3\n", "above inf"),
+        ("method = \"ppo\"\nclip_range = inf\nclip_dual = 3\n", "set `clip_range_high`"),
         ("method = \"ppo\"\nsapo_temperature_pos = 2\n", "not used"),
         ("method = \"grpo\"\npolicy_loss = \"cispo\"\nclip_dual = 3\n", "not used"),
         ("method = \"grpo\"\npolicy_loss = \"sapo\"\nclip_range_high = 0.3\n", "not used"),

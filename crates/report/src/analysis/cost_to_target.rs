@@ -52,17 +52,30 @@ pub(crate) fn cost_to_target(run: &Run, arm: &str, seed: u64, kl: f64, clock: fn
 mod tests {
     use super::*;
     use crate::analysis::hand_made_run::HandMadeRun;
-    use duel_spec::metrics::GOLD_SD;
+    use duel_spec::metrics::{GOLD_SD, KL};
 
     /// A target that the reference has reached, because its gold does not vary, costs nothing.
     #[test]
     fn a_target_that_the_reference_has_reached_costs_nothing() {
         for gold in [1.0, 2.0] {
             let mut run = HandMadeRun::new("name = 'free'\nseeds = 1\n[arms.a]\nmethod = 'dpo'");
-            run.evaluation("reference", "sft", 0, Clocks::default(), &[(GOLD, 1.0), (GOLD_SD, 0.0)]);
+            run.evaluation("reference", "sft", 0, Clocks::default(), &[(KL, 0.0), (GOLD, 1.0), (GOLD_SD, 0.0)]);
+            run.evaluation("optimum", "1", 0, Clocks::default(), &[(KL, 1.0), (GOLD, 1.0)]);
             let label = run.run().cells[0].point.label.clone();
             run.evaluation("a", &label, 0, Clocks { step: 1, flops: 8.0, ..Clocks::default() }, &[(GOLD, gold)]);
             assert_eq!(cost_to_target(&run.finish(), "a", 0, 1.0, |clocks| clocks.flops), Some(0.0), "{gold}");
+        }
+    }
+
+    /// Where every response of the reference earns the same, a standard deviation more than that is no target.
+    #[test]
+    fn without_an_optimum_and_without_a_spread_there_is_no_target() {
+        for (sd, expected) in [(0.0, None), (0.5, Some(4.0))] {
+            let mut run = HandMadeRun::new("name = 'none'\nseeds = 1\n[arms.a]\nmethod = 'dpo'");
+            run.evaluation("reference", "sft", 0, Clocks::default(), &[(GOLD, 1.0), (GOLD_SD, sd)]);
+            let label = run.run().cells[0].point.label.clone();
+            run.evaluation("a", &label, 0, Clocks { step: 1, flops: 8.0, ..Clocks::default() }, &[(GOLD, 2.0)]);
+            assert_eq!(cost_to_target(&run.finish(), "a", 0, 1.0, |clocks| clocks.flops), expected, "{sd}");
         }
     }
 }

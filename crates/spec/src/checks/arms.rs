@@ -57,11 +57,8 @@ fn check_point(arm: &str, point: &ArmPoint, document: &Document) -> Result<()> {
         return refuse("clip_cov_high", shared.clip_cov_high.to_string(), accepted);
     }
     if !episodes.is_multiple_of(group) && matches!(point.method, MethodSettings::OnlineDpo(_)) {
-        return refuse(
-            "episodes",
-            episodes.to_string(),
-            "an even number: two responses to each prompt make a pair".into(),
-        );
+        let value = format!("{episodes} responses, an odd number");
+        return refuse("episodes", value, "an even number: two responses to a prompt make a pair".into());
     }
     if !episodes.is_multiple_of(group) {
         let value = format!("{group} does not divide {episodes} episodes");
