@@ -43,6 +43,24 @@ fn an_unknown_key_names_the_nearest() {
     refuses("[arms.a]\nmethod = \"dpo\"\n", &["--set", "stages.pairs.rowz=10"], 2, &["rowz", "`rows`"]);
 }
 
+/// A run keeps its settings in its folder's `experiment.toml`, and replaces none that a person wrote.
+#[test]
+fn an_experiment_file_is_not_replaced_by_its_run() {
+    let folder = folder("");
+    let file = folder.path().join("tiny/experiment.toml");
+    std::fs::create_dir(folder.path().join("tiny")).unwrap();
+    std::fs::write(&file, format!("# by hand\n{TINY}")).unwrap();
+    let out = duel(folder.path(), &["run", "tiny/experiment.toml", "--out", "."]);
+    let message = text(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{message}");
+    assert!(message.contains("tiny/experiment.toml") && message.contains("--out"), "{message}");
+    assert!(std::fs::read_to_string(&file).unwrap().starts_with("# by hand"));
+    assert_eq!(std::fs::read_dir(folder.path().join("tiny")).unwrap().count(), 1);
+    // a folder in place of the file
+    let message = text(&duel(folder.path(), &["run", "tiny"]).stderr);
+    assert!(message.contains("did you mean `tiny/experiment.toml`"), "{message}");
+}
+
 #[test]
 fn a_wrong_type_says_what_is_accepted() {
     refuses("seeds = \"three\"\n[arms.a]\nmethod = \"dpo\"\n", &[], 2, &["seeds", "e.toml:1", "integer"]);
