@@ -135,6 +135,15 @@ pub(crate) fn nats(kl: f64) -> String {
     format!("{kl} nat{}", if kl == 1.0 { "" } else { "s" })
 }
 
+/// `a, b and c`.
+pub(crate) fn and_list(items: &[String]) -> String {
+    match items {
+        [] => String::new(),
+        [one] => one.clone(),
+        [first @ .., last] => format!("{} and {last}", first.join(", ")),
+    }
+}
+
 /// A share in percent.
 pub(crate) fn percent(x: f64) -> String {
     if x.is_finite() { format!("{}%", fixed(x * 100.0, 0)) } else { fixed(x, 0) }

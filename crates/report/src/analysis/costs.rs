@@ -93,6 +93,13 @@ pub(crate) fn arm_costs(run: &Run) -> Vec<ArmCost> {
         .collect()
 }
 
+/// Of two arms the one with fewer FLOPs, and the other; `None` where the first has none at all.
+pub(crate) fn by_flops(costs: &[ArmCost]) -> Option<[&ArmCost; 2]> {
+    let [a, b] = costs else { return None };
+    let [cheap, expensive] = if a.flops <= b.flops { [a, b] } else { [b, a] };
+    (cheap.flops > 0.0).then_some([cheap, expensive])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

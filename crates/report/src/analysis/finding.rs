@@ -5,7 +5,7 @@ use crate::analysis::frontier::{self, ArmAtKl, Matched};
 use crate::analysis::points::MeasuredPoint;
 use crate::analysis::run::Run;
 use crate::analysis::stats::{Estimate, mean};
-use crate::format::{fixed, percent};
+use crate::format::{and_list, fixed, percent};
 use duel_spec::metrics;
 
 /// The finding: of two arms which earns more at equal KL, and at what cost; of several the best; of one its gain. An interval
@@ -44,7 +44,7 @@ fn of_two(run: &Run, [a, b]: [&str; 2], matched: &[Matched]) -> String {
     let with_difference = || matched.iter().filter_map(|m| Some((m, m.difference?)));
     let nearest = |test: &dyn Fn(&Estimate) -> bool| {
         let tested = with_difference().filter(|(_, difference)| test(difference));
-        tested.min_by(|(x, _), (y, _)| (x.kl - common).abs().total_cmp(&(y.kl - common).abs()))
+        tested.min_by(|(x, _), (y, _)| x.distance(common).total_cmp(&y.distance(common)))
     };
     let kls = |test: &dyn Fn(&Estimate) -> bool| -> Vec<String> {
         with_difference().filter(|(_, difference)| test(difference)).map(|(m, _)| m.kl.to_string()).collect()
@@ -56,26 +56,26 @@ fn of_two(run: &Run, [a, b]: [&str; 2], matched: &[Matched]) -> String {
     let lead = |(m, d): (&Matched, Estimate)| {
         let (ahead, behind) = if d.mean < 0.0 { (&a, &b) } else { (&b, &a) };
         let size = Estimate { mean: d.mean.abs(), ..d };
-        format!("{ahead} earns more than {behind} by {size:.2} {} at KL {} ({})", unit(m), m.kl, seeds(d.n))
+        format!("{ahead} earns more than {behind} by {size:.2} {} at KL {} ({})", m.unit(), m.kl, seeds(d.n))
     };
     match (nearest(&first_ahead), nearest(&second_ahead)) {
         (Some(_), Some(_)) => format!(
             "Which arm earns more gold reward depends on the KL: {a} at KL {}, {b} at KL {}",
-            join(&kls(&first_ahead)),
-            join(&kls(&second_ahead))
+            and_list(&kls(&first_ahead)),
+            and_list(&kls(&second_ahead))
         ),
         (Some(found), None) | (None, Some(found)) => {
             let open = kls(&undecided);
             let rest = match open.is_empty() {
                 true => String::new(),
-                false => format!(", with no detectable difference at KL {}", join(&open)),
+                false => format!(", with no detectable difference at KL {}", and_list(&open)),
             };
             format!("At equal KL, {}{rest}", lead(found))
         }
         (None, None) => match (nearest(&undecided), nearest(&|_| true)) {
             (Some((m, d)), _) => format!(
                 "At equal KL, no difference in gold reward between {a} and {b} is detectable: {b} minus {a} is {d:.2} {} at KL {} ({})",
-                unit(m),
+                m.unit(),
                 m.kl,
                 seeds(d.n)
             ),
@@ -84,7 +84,7 @@ fn of_two(run: &Run, [a, b]: [&str; 2], matched: &[Matched]) -> String {
                 let kls: Vec<String> = frontier::matched_kls(run).iter().map(ToString::to_string).collect();
                 format!(
                     "{a} and {b} do not both go as far from the reference as arms are compared, {} nats, so this run does not rank them",
-                    join(&kls).replace(" and ", " or ")
+                    and_list(&kls).replace(" and ", " or ")
                 )
             }
         },
@@ -93,7 +93,7 @@ fn of_two(run: &Run, [a, b]: [&str; 2], matched: &[Matched]) -> String {
 
 fn of_several(run: &Run, arms: usize, matched: &[Matched]) -> String {
     let common = frontier::common_kl(run);
-    let Some(m) = matched.iter().min_by(|x, y| (x.kl - common).abs().total_cmp(&(y.kl - common).abs())) else {
+    let Some(m) = matched.iter().min_by(|x, y| x.distance(common).total_cmp(&y.distance(common))) else {
         return "No two arms go as far from the reference as arms are compared, so this run does not rank them.".into();
     };
     let value = |arm: &ArmAtKl| arm.eta.unwrap_or(arm.gain);
@@ -105,24 +105,18 @@ fn of_several(run: &Run, arms: usize, matched: &[Matched]) -> String {
         "Of {arms} arms at KL {}, {} {} earns the most gold reward, ahead of {} ({}).",
         m.kl,
         described(first),
-        unit(m),
+        m.unit(),
         described(second),
         seeds(value(first).n)
     )
 }
 
-fn unit(matched: &Matched) -> &'static str {
-    let has_optimum = matched.arms.iter().flatten().all(|arm| arm.eta.is_some());
-    if has_optimum { "of the optimum's gain" } else { "gold reward" }
-}
-
 /// How many times the FLOPs of the cheaper of two arms the other takes.
 fn cost(run: &Run) -> Option<String> {
     let costs = costs::arm_costs(run);
-    let [a, b] = &costs[..] else { return None };
-    let (cheap, expensive) = if a.flops <= b.flops { (a, b) } else { (b, a) };
+    let [cheap, expensive] = costs::by_flops(&costs)?;
     let times = expensive.flops / cheap.flops;
-    (cheap.flops > 0.0 && times >= 1.05).then(|| {
+    (times >= 1.05).then(|| {
         format!(
             "{} takes {} times the training FLOPs of {}",
             expensive.arm.to_uppercase(),
@@ -136,14 +130,6 @@ fn seeds(n: usize) -> String {
     format!("{n} seed{}", if n == 1 { "" } else { "s" })
 }
 
-fn join(items: &[String]) -> String {
-    match items {
-        [] => String::new(),
-        [one] => one.clone(),
-        [first @ .., last] => format!("{} and {last}", first.join(", ")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,6 +139,11 @@ mod tests {
     /// The finding of a run whose arms end at `(KL, gold)` for each seed, with these FLOPs; the reference is at KL 0 and gold 1, and
     /// the optimum at KL 1 and gold 5.
     fn of(arms: &[&str], seeds: u64, flops: &[f64], ends: impl Fn(u64) -> Vec<(f64, f64)>) -> String {
+        of_curves(arms, seeds, flops, |seed| ends(seed).into_iter().map(|end| vec![end]).collect())
+    }
+
+    /// The same of arms that go through several `(KL, gold)`.
+    fn of_curves(arms: &[&str], seeds: u64, flops: &[f64], curves: impl Fn(u64) -> Vec<Vec<(f64, f64)>>) -> String {
         let blocks: String = arms.iter().map(|arm| format!("[arms.{arm}]\nmethod = 'dpo'\n")).collect();
         let mut run = HandMadeRun::new(&format!("name = 'ends'\nseeds = {seeds}\n{blocks}"));
         let label = run.run().cells[0].point.label.clone();
@@ -162,8 +153,10 @@ mod tests {
             run.evaluation("reference", "sft", seed, at(0, 0.0), &golds(0.0, 1.0));
             run.evaluation("reference", "sft", seed, at(0, 0.0), &[(metrics::GOLD_SD, 2.0)]);
             run.evaluation("optimum", "1", seed, at(0, 0.0), &golds(1.0, 5.0));
-            for ((arm, &flops), (kl, gold)) in arms.iter().zip(flops).zip(ends(seed)) {
-                run.evaluation(arm, &label, seed, at(1, flops), &golds(kl, gold));
+            for ((arm, &flops), curve) in arms.iter().zip(flops).zip(curves(seed)) {
+                for (step, (kl, gold)) in (1..).zip(curve) {
+                    run.evaluation(arm, &label, seed, at(step, flops), &golds(kl, gold));
+                }
             }
         }
         finding(&run.finish()).expect("an arm")
@@ -201,9 +194,22 @@ mod tests {
         );
     }
 
-    /// A concave frontier that starts better and one that ends better.
+    /// One frontier rises early and then hardly any more, the other is a line: they cross between .5 and 1.
     #[test]
     fn arms_that_change_places_are_named_with_their_kl() {
+        let curves = |seed: u64| {
+            let noise = 0.001 * seed as f64;
+            vec![vec![(0.25, 3.0 + noise), (1.0, 3.2 + noise)], vec![(1.0, 5.0 + 2.0 * noise)]]
+        };
+        assert_eq!(
+            of_curves(&["dpo", "ppo"], 3, &[1.0, 1.0], curves),
+            "Which arm earns more gold reward depends on the KL: DPO at KL 0.25 and 0.5, PPO at KL 1."
+        );
+    }
+
+    /// Nothing is read beyond the end of a frontier.
+    #[test]
+    fn arms_are_compared_as_far_as_both_go() {
         let found = of(&["dpo", "ppo"], 3, &[1.0, 1.0], |seed| {
             let noise = 0.001 * seed as f64;
             vec![(0.25, 3.0 + noise), (2.0, 5.0 + 2.0 * noise)]

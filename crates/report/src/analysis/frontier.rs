@@ -196,6 +196,19 @@ pub struct Matched {
     pub difference: Option<Estimate>,
 }
 
+impl Matched {
+    /// In what the arms' difference is given: shares of the optimum's gain where those are known.
+    pub(crate) fn unit(&self) -> &'static str {
+        let has_optimum = self.arms.iter().flatten().all(|arm| arm.eta.is_some());
+        if has_optimum { "of the optimum's gain" } else { "gold reward" }
+    }
+
+    /// How far its KL is from another, nats.
+    pub(crate) fn distance(&self, kl: f64) -> f64 {
+        (self.kl - kl).abs()
+    }
+}
+
 /// KL values at which arms are compared, nats per response (docs/verdicts.md, Matched KL).
 pub(crate) fn matched_kls(run: &Run) -> &'static [f64] {
     match run.experiment.world.kind {

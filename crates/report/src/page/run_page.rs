@@ -9,7 +9,7 @@ use crate::analysis::verdict::{ClaimResult, ClaimTest};
 use crate::analysis::{calibration, finding, frontier, idle};
 use crate::charts::{figure, theme};
 use crate::error::Result;
-use crate::format::{fixed, nats, percent, seconds, short, si, signed};
+use crate::format::{and_list, fixed, nats, percent, seconds, short, si, signed};
 use crate::page::rendering::RenderedChart;
 use crate::page::tables::ReportTables;
 use crate::page::template::{embedded, fill_template};
@@ -159,9 +159,8 @@ fn run_context(run: &Run) -> Value {
 
 /// How many times the cost of the cheaper of two arms the other has.
 fn cost_ratio(costs: &[ArmCost]) -> Option<Value> {
-    let [a, b] = costs else { return None };
-    let (cheap, expensive) = if a.flops <= b.flops { (a, b) } else { (b, a) };
-    (cheap.flops > 0.0 && cheap.seconds != 0.0).then(|| {
+    let [cheap, expensive] = costs::by_flops(costs)?;
+    (cheap.seconds != 0.0).then(|| {
         context! {
             cheap => cheap.arm.to_uppercase(),
             expensive => expensive.arm.to_uppercase(),
@@ -314,19 +313,18 @@ fn matched_sentences(run: &Run) -> Vec<String> {
     let mut undecided = Vec::new();
     for m in frontier::at_equal_kl(run) {
         let ([Some(a), Some(b)], Some(difference)) = (&m.arms[..], m.difference) else { continue };
-        let unit = if a.eta.is_some() { "of the optimum's gain" } else { "gold reward" };
         let (a, b) = (a.arm.to_uppercase(), b.arm.to_uppercase());
         let (ahead, behind) = if difference.mean >= 0.0 { (b, a) } else { (a, b) };
         let size = Estimate { mean: difference.mean.abs(), ..difference };
-        let lead = format!("At KL {}, {ahead} is ahead of {behind} by {size:.3} {unit}", m.kl);
+        let lead = format!("At KL {}, {ahead} is ahead of {behind} by {size:.3} {}", m.kl, m.unit());
         match difference.excludes_zero() {
             Some(true) => sentences.push(format!("{lead}.")),
             Some(false) => undecided.push(m.kl.to_string()),
             None => sentences.push(format!("{lead}; with one seed there is no interval.")),
         }
     }
-    if let Some((last, first)) = undecided.split_last() {
-        let kls = if first.is_empty() { last.clone() } else { format!("{} and {last}", first.join(", ")) };
+    if !undecided.is_empty() {
+        let kls = and_list(&undecided);
         sentences.push(format!("At KL {kls} the interval of the difference contains zero: no detectable difference."));
     }
     sentences

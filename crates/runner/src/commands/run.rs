@@ -69,8 +69,9 @@ pub fn run(args: &RunArgs) -> Result<()> {
     if experiment.is_pretrained() {
         world::sizes(&experiment)?; // sequences that the model's context cannot hold
     }
-    check_not_merged(args.experiment.out.join(&experiment.name))?;
-    check_replaces_nothing(&args.experiment.out.join(&experiment.name), &document.to_toml())?;
+    let folder = args.experiment.out.join(&experiment.name);
+    check_replaces_nothing(&folder, &document.to_toml())?;
+    check_not_merged(folder)?;
     let run = RunDir::create(&args.experiment.out, &experiment.name)?;
     let _lock = RunLock::take(run.path())?;
     duel_ledger::sweep(run.path());
@@ -128,6 +129,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     if failures.is_empty() { Ok(()) } else { Err(Error::Stages { failures, left_out: left_out.len() }) }
 }
 
+/// What the run made, in how long.
 fn print_totals(made: usize, reused: usize, peak_memory: u64, started: Instant) {
     let memory = if made > 0 { format!(", peak memory {:.0} MB", peak_memory as f64 / 1e6) } else { String::new() };
     let seconds = started.elapsed().as_secs_f64();
