@@ -35,6 +35,8 @@ mod panel_avx2;
 mod panel_avx512;
 #[cfg(target_arch = "x86_64")]
 mod panel_avx512_bf16;
+#[cfg(target_arch = "x86_64")]
+mod panel_avx512_pairs;
 mod panel_bf16;
 mod product;
 mod rows;

@@ -2,6 +2,8 @@
 
 use crate::matrix::{Accumulate, PANEL};
 use crate::pair::{BLOCK_PAIRS, Pair, PairPanel, unpair};
+#[cfg(target_arch = "x86_64")]
+use crate::simd::has_fast_bf16_products;
 use crate::simd::{VectorSet, simd_dispatch, vector_set};
 
 /// Pairs of inputs of a panel worked on at a time: they stay in the first cache.
@@ -16,7 +18,7 @@ const PLAIN_COLUMNS: usize = 16;
 /// `[depth, PANEL]`, `y` rows `y_step` apart.
 ///
 /// # Panics
-/// If a slice is too short for its shape.
+/// If a slice is too short for its shape, or `depth` above [`DEPTH_PAIRS`].
 pub fn panel(
     [rows, depth, width]: [usize; 3],
     x: &[Pair],
@@ -28,12 +30,17 @@ pub fn panel(
 ) {
     let holds = (rows - 1) * x_step + depth <= x.len() && depth * PANEL <= w.values.len();
     assert!(holds && (rows - 1) * y_step + width <= y.len() && width <= PANEL, "a slice is too short");
+    assert!(depth <= DEPTH_PAIRS, "more pairs than are worked on at a time");
     #[cfg(target_arch = "x86_64")]
-    if vector_set() == VectorSet::Avx512Bf16 {
-        #[expect(unsafe_code, reason = "the tiles take pointers, and AVX-512 BF16")]
+    if vector_set() >= VectorSet::Avx512 {
+        #[expect(unsafe_code, reason = "the tiles take pointers, and AVX-512")]
         // SAFETY: every entry that a tile touches lies within its slice, as asserted; `vector_set` asked the processor.
         unsafe {
-            crate::panel_avx512_bf16::panel([rows, depth, width], x, x_step, w, y, y_step, over);
+            if has_fast_bf16_products() {
+                crate::panel_avx512_bf16::panel([rows, depth, width], x, x_step, w, y, y_step, over);
+            } else {
+                crate::panel_avx512_pairs::panel([rows, depth, width], x, x_step, w, y, y_step, over);
+            }
         }
         return;
     }
@@ -132,16 +139,45 @@ mod tests {
         (0..n).map(|_| next() | next() << 16).collect()
     }
 
+    type Tiles = fn([usize; 3], &[Pair], usize, PairPanel<'_>, &mut [f32], usize, Accumulate);
+
+    /// The one that is chosen, and each that the processor could run.
+    fn tiles_of_this_processor() -> Vec<Tiles> {
+        #[cfg_attr(not(target_arch = "x86_64"), expect(unused_mut, reason = "others exist on x86-64"))]
+        let mut tiles: Vec<Tiles> = vec![panel];
+        #[cfg(target_arch = "x86_64")]
+        {
+            #[expect(unsafe_code, reason = "`vector_set` asked the processor")]
+            if vector_set() >= VectorSet::Avx512 {
+                // SAFETY: as the reason says; slices as `panel` asserts.
+                tiles.push(|shape, x, x_step, w, y, y_step, over| unsafe {
+                    crate::panel_avx512_pairs::panel(shape, x, x_step, w, y, y_step, over);
+                });
+            }
+            #[expect(unsafe_code, reason = "`vector_set` asked the processor")]
+            if vector_set() == VectorSet::Avx512Bf16 {
+                // SAFETY: as above.
+                tiles.push(|shape, x, x_step, w, y, y_step, over| unsafe {
+                    crate::panel_avx512_bf16::panel(shape, x, x_step, w, y, y_step, over);
+                });
+            }
+        }
+        tiles
+    }
+
     #[test]
     fn every_way_to_sum_gives_the_same_bits() {
         for [rows, depth, width] in [[1, 1, 1], [3, 5, 7], [8, 16, 32], [9, 33, 31], [17, 256, 32], [5, 100, 16]] {
             let (x, w) = (pairs(rows * (depth + 3), 1), pairs(depth * PANEL, 2));
             for over in [Accumulate::Add, Accumulate::Write] {
                 let before: Vec<f32> = (0..rows * 40).map(|i| i as f32 / 7.0).collect();
-                let [mut wide, mut plain] = [before.clone(), before.clone()];
-                panel([rows, depth, width], &x, depth + 3, PairPanel { values: &w, next: 0 }, &mut wide, 40, over);
+                let mut plain = before.clone();
                 plain_panel([rows, depth, width], &x, depth + 3, &w, &mut plain, 40, over);
-                assert_eq!(wide, plain, "{rows} {depth} {width}");
+                for tile in tiles_of_this_processor() {
+                    let mut wide = before.clone();
+                    tile([rows, depth, width], &x, depth + 3, PairPanel { values: &w, next: 0 }, &mut wide, 40, over);
+                    assert_eq!(wide, plain, "{rows} {depth} {width}");
+                }
                 let products = |i: usize, j: usize| -> Vec<f64> {
                     let pairs = (0..depth).map(|k| (unpair(x[i * (depth + 3) + k]), unpair(w[k * PANEL + j])));
                     pairs.flat_map(|(x, w)| (0..2).map(move |half| f64::from(x[half]) * f64::from(w[half]))).collect()
