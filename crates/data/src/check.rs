@@ -3,7 +3,7 @@
 
 use crate::Result;
 use crate::encode::Encoder;
-use crate::records::{self, ColumnPlan, Record};
+use crate::records::{self, BytesRead, ColumnPlan, Record};
 use crate::rows::reader::{DecidedRow, RowSource, read_rows};
 use crate::rows::{FindingKind, RowStats, RowTokens};
 use serde::Serialize;
@@ -102,7 +102,7 @@ impl LengthCounts {
     }
 }
 
-/// Checks files row by row; `on_row` is called with the number of rows read so far. With an encoder the first `examples` rows
+/// Checks files row by row; `on_row` is called with the rows and the bytes of the files that were read so far. With an encoder the first `examples` rows
 /// that are used are given token by token.
 ///
 /// # Errors
@@ -111,14 +111,15 @@ pub fn check(
     source: &RowSource,
     encoder: Option<&Encoder>,
     examples: usize,
-    on_row: impl Fn(usize),
+    mut on_row: impl FnMut(usize, u64),
 ) -> Result<DataReport> {
     let unit = if encoder.is_some() { "tokens" } else { "words" };
     let mut report = DataReport { unit, columns: plans(source, encoder)?, ..DataReport::default() };
     let mut lengths: [LengthCounts; 3] = Default::default(); // of prompts, chosen and rejected completions
     let mut example_error = None;
-    report.stats = read_rows(source, encoder, |row, stats| {
-        on_row(stats.read);
+    let bytes = BytesRead::default();
+    report.stats = read_rows(source, encoder, &bytes, |row, stats| {
+        on_row(stats.read, bytes.get());
         add_lengths(&mut lengths, &row);
         if let Some(encoder) = encoder.filter(|_| report.examples.len() < examples) {
             match RowTokens::of(&row, source, encoder.tokenizer()) {

@@ -5,6 +5,7 @@
 //! error is the last item.
 
 mod assemble;
+mod bytes_read;
 mod columns;
 mod compressed;
 mod csv;
@@ -23,6 +24,7 @@ mod record;
 mod survey;
 mod turns;
 
+pub use bytes_read::BytesRead;
 pub use columns::Columns;
 pub use numbered::NumberedRecord;
 pub use paths::expand;
@@ -100,7 +102,17 @@ pub fn read<T: Send>(
     columns: &Columns,
     make: impl Fn(&Record) -> T + Sync,
 ) -> Result<impl Iterator<Item = NumberedRecord<Vec<(Record, T)>>>> {
-    let mut lines = open(path)?;
+    read_counted(path, columns, BytesRead::default(), make)
+}
+
+/// The same; `bytes` counts what is read.
+pub(crate) fn read_counted<T: Send>(
+    path: &Path,
+    columns: &Columns,
+    bytes: BytesRead,
+    make: impl Fn(&Record) -> T + Sync,
+) -> Result<impl Iterator<Item = NumberedRecord<Vec<(Record, T)>>>> {
+    let mut lines = open_counted(path, &bytes)?;
     let (plan, first) = plan_of(path, columns, &mut lines)?;
     let shared = match plan.shape {
         RowShape::Scored => [ColumnRole::Prompt, ColumnRole::System, ColumnRole::Tools].as_slice(),
@@ -132,13 +144,17 @@ pub fn read<T: Send>(
 /// # Errors
 /// A file that is missing or in another format.
 pub fn open(path: &Path) -> Result<Lines> {
+    open_counted(path, &BytesRead::default())
+}
+
+fn open_counted(path: &Path, bytes: &BytesRead) -> Result<Lines> {
     let read = |source| Error::Read { path: path.into(), source };
     let refuse = |problem| Error::Row { path: path.into(), row: 1, problem };
     let (ending, compression) = endings(path);
     match ending.as_str() {
-        "jsonl" | "ndjson" => Ok(Box::new(JsonLines::new(open_text(path, compression)?))),
+        "jsonl" | "ndjson" => Ok(Box::new(JsonLines::new(open_text(path, compression, bytes)?))),
         "json" => {
-            let mut reader = BufReader::with_capacity(1 << 16, open_text(path, compression)?);
+            let mut reader = BufReader::with_capacity(1 << 16, open_text(path, compression, bytes)?);
             let first = reader.fill_buf().map_err(read)?.iter().find(|byte| !byte.is_ascii_whitespace()).copied();
             if first == Some(b'[') {
                 return Ok(Box::new(JsonList::new(Box::new(reader))));
@@ -155,16 +171,16 @@ pub fn open(path: &Path) -> Result<Lines> {
         }
         "csv" | "tsv" => {
             let delimiter = if ending == "csv" { b',' } else { b'\t' };
-            Ok(Box::new(Csv::new(open_text(path, compression)?, delimiter).map_err(refuse)?))
+            Ok(Box::new(Csv::new(open_text(path, compression, bytes)?, delimiter).map_err(refuse)?))
         }
-        "parquet" => Ok(Box::new(ParquetRows::open(path, open_seekable(path, compression)?)?)),
+        "parquet" => Ok(Box::new(ParquetRows::open(path, open_seekable(path, compression)?, bytes)?)),
         _ => Err(Error::Format { path: path.into() }),
     }
 }
 
 /// A text file's bytes without a byte order mark.
-fn open_text(path: &Path, compression: Compression) -> Result<Box<dyn Read + Send>> {
-    let mut bytes = open_bytes(path, compression)?;
+fn open_text(path: &Path, compression: Compression, read_bytes: &BytesRead) -> Result<Box<dyn Read + Send>> {
+    let mut bytes = open_bytes(path, compression, read_bytes)?;
     let mut start = vec![];
     let read = |source| Error::Read { path: path.into(), source };
     (&mut bytes).take(START).read_to_end(&mut start).map_err(read)?;

@@ -111,6 +111,13 @@ pub struct Problem {
     pub what: String,
 }
 
+impl Problem {
+    /// What is wrong, without what differs from row to row.
+    pub fn kind(&self) -> String {
+        kind_of(&self.what)
+    }
+}
+
 impl std::fmt::Display for Problem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}:{}: {}", self.file.display(), self.line, self.what)
@@ -297,7 +304,15 @@ fn serialize_findings<S: serde::Serializer>(
 /// The kind of a problem: its message without what differs from row to row.
 fn kind_of(problem: &str) -> String {
     let problem = problem.split(" (column ").next().unwrap_or(problem);
-    problem.chars().map(|c| if c.is_ascii_digit() { 'N' } else { c }).take(80).collect()
+    let mut kind = String::new();
+    for c in problem.chars().take(80) {
+        match c.is_ascii_digit() {
+            true if kind.ends_with('N') => {}
+            true => kind.push('N'),
+            false => kind.push(c),
+        }
+    }
+    kind
 }
 
 impl std::fmt::Display for RowStats {

@@ -67,7 +67,7 @@ fn checked(rows: &[Value], encoder: &Encoder) -> DataReport {
         most: [1000, 1000],
         conversations: false,
     };
-    check(&source, Some(encoder), rows.len(), |_| ()).unwrap()
+    check(&source, Some(encoder), rows.len(), |_, _| ()).unwrap()
 }
 
 /// The first row's tokens by their names: those of its prompt, and of its completions.

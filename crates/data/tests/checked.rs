@@ -51,7 +51,7 @@ fn check_rows(rows: impl IntoIterator<Item = Value>, encoder: &Encoder, examples
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("rows.jsonl");
     write(&path, rows);
-    check(&source(vec![(None, path)]), Some(encoder), examples, |_| ()).unwrap()
+    check(&source(vec![(None, path)]), Some(encoder), examples, |_, _| ()).unwrap()
 }
 
 /// The lines of a kind of finding, and what is said of the first.
@@ -111,9 +111,9 @@ fn check_counts_what_a_run_keeps() {
             most: [rng.random_range(1..30), rng.random_range(1..12)],
             ..source(files)
         };
-        let report = check(&source, Some(&encoder), 0, |_| ()).unwrap();
+        let report = check(&source, Some(&encoder), 0, |_, _| ()).unwrap();
         let unlimited =
-            check(&RowSource { most: [usize::MAX; 2], ..source.clone() }, Some(&encoder), 0, |_| ()).unwrap();
+            check(&RowSource { most: [usize::MAX; 2], ..source.clone() }, Some(&encoder), 0, |_, _| ()).unwrap();
         assert_eq!(report.stats.usable, unlimited.stats.usable, "limits change what is kept, not what could be");
         match prepare(&source, &encoder, folder.path()) {
             Ok(stats) => {
@@ -153,10 +153,10 @@ fn long_rows_are_left_out_or_cut() {
     let encoder = encoder().with_bos(Some(1));
     use FindingKind::{PromptsCut, PromptsTooLong, ResponsesCut, ResponsesTooLong, Same};
     let kinds = [PromptsTooLong, ResponsesTooLong, PromptsCut, ResponsesCut, Same];
-    let report = check(&drop, Some(&encoder), 9, |_| ()).unwrap();
+    let report = check(&drop, Some(&encoder), 9, |_, _| ()).unwrap();
     assert_eq!(kinds.map(|kind| report.count(kind)), [1, 2, 0, 0, 0]);
     assert_eq!((report.stats.kept, report.examples.len()), (1, 1));
-    let report = check(&cut, Some(&encoder), 9, |_| ()).unwrap();
+    let report = check(&cut, Some(&encoder), 9, |_, _| ()).unwrap();
     assert_eq!(kinds.map(|kind| report.count(kind)), [0, 0, 1, 2, 1]);
     assert_eq!((report.stats.kept, report.prompt.unwrap().most), (3, 5), "lengths are of what stands in the file");
     let texts: Vec<Vec<String>> = report
@@ -180,7 +180,7 @@ fn prompts_that_are_cut_to_the_same_are_in_one_split() {
     write(&test, [json!({"prompt": "xbcd", "chosen": " x", "rejected": " z"})]);
     let uncut = source(vec![(Some(Split::Train), train), (Some(Split::Test), test)]);
     let cut = RowSource { long_prompts: Overlong::Cut, prompt_tokens: 3, ..uncut.clone() };
-    let leaks = |source| check(source, Some(&encoder()), 0, |_| ()).unwrap().count(FindingKind::Leaks);
+    let leaks = |source| check(source, Some(&encoder()), 0, |_, _| ()).unwrap().count(FindingKind::Leaks);
     assert_eq!((leaks(&uncut), leaks(&cut)), (0, 1));
 }
 
@@ -196,7 +196,7 @@ fn splits_without_a_file_are_held_out() {
     let (all, own) = (rows("all", 0..400), rows("own", 0..30));
     let kept = |files| {
         let source = RowSource { holdout: 0.2, most: [1000, 1000], ..source(files) };
-        check(&source, Some(&encoder()), 0, |_| ()).unwrap().stats.kept_by_split
+        check(&source, Some(&encoder()), 0, |_, _| ()).unwrap().stats.kept_by_split
     };
     let [train, validation, test] = kept(vec![(None, all.clone())]);
     assert!([validation, test].iter().all(|n| (60..100).contains(n)), "{validation} and {test} of 400");
@@ -298,7 +298,7 @@ fn odd_characters_are_listed_by_kind() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("rows.jsonl");
     std::fs::write(&path, r#"{"prompt": "a", "chosen": "\ud83d", "rejected": "b"}"#).unwrap();
-    let report = check(&source(vec![(None, path)]), None, 0, |_| ()).unwrap();
+    let report = check(&source(vec![(None, path)]), None, 0, |_, _| ()).unwrap();
     let (unreadable, problem) = lines(&report, FindingKind::Unreadable);
     assert!(unreadable == [1] && problem.contains("half of a surrogate pair"), "{problem}");
 }
@@ -387,7 +387,7 @@ fn tokens_without_loss_are_marked_and_cut_with_the_rest() {
     write(&path, [json!({"prompt": [turn("user", "p")], "chosen": several, "rejected": [turn("assistant", "x")]})]);
     let uncut = source(vec![(None, path)]);
     let encoder = chat_encoder().with_loss_on(LossTurns::Last);
-    let report = check(&uncut, Some(&encoder), 1, |_| ()).unwrap();
+    let report = check(&uncut, Some(&encoder), 1, |_, _| ()).unwrap();
     let chosen = &report.examples[0].parts[1].tokens;
     let text = |is_trained: bool| {
         chosen.iter().filter(|token| token.is_trained == is_trained).map(|token| &*token.text).collect::<String>()
@@ -395,7 +395,7 @@ fn tokens_without_loss_are_marked_and_cut_with_the_rest() {
     assert_eq!((text(false), text(true)), ("y<eos>\nuser: b<eos>\nassistant: ".to_owned(), "c<eos>".to_owned()));
     for (response_tokens, count) in [(chosen.len(), 1), (chosen.len() - 1, 1), (chosen.len() - 2, 0)] {
         let cut = RowSource { response_tokens, long_responses: Overlong::Cut, ..uncut.clone() };
-        let report = check(&cut, Some(&encoder), 0, |_| ()).unwrap();
+        let report = check(&cut, Some(&encoder), 0, |_, _| ()).unwrap();
         assert_eq!((report.stats.kept, report.count(FindingKind::ResponsesTooLong)), (count, 1 - count));
         assert!(
             count == 1 || lines(&report, FindingKind::ResponsesTooLong).1.contains("no token that carries the loss")

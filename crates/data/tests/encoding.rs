@@ -149,6 +149,6 @@ fn rows_whose_seam_is_merged_are_counted() {
         most: [9, 9],
         conversations: false,
     };
-    let report = check::check(&source, Some(&encoder), 0, |_| ()).unwrap();
+    let report = check::check(&source, Some(&encoder), 0, |_, _| ()).unwrap();
     assert_eq!((report.count(FindingKind::Merged), report.stats.kept), (2, 3));
 }

@@ -36,7 +36,7 @@ fn rows(name: &str, ending: &str, cases: u64, files: &[&[u8]], words: &[&str]) {
     };
     mutated::every(name, cases, files, words, |_, bytes| {
         std::fs::write(&path, bytes).unwrap();
-        if let Ok(report) = check(&source, Some(&encoder), 2, |_| ()) {
+        if let Ok(report) = check(&source, Some(&encoder), 2, |_, _| ()) {
             let read = report.stats.read;
             assert!(read <= 5000 * (bytes.len() + 1), "{read} rows of {} bytes", bytes.len());
         }

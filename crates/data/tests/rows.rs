@@ -298,7 +298,7 @@ fn a_prompt_in_two_splits_is_named_by_file_and_line() {
     assert_eq!(error.to_string(), format!("1 rows cannot be trained on:\n{expected}"));
     // check says so too
     for encoder in [None, Some(&encoder())] {
-        let report = check::check(&source, encoder, 0, |_| ()).unwrap();
+        let report = check::check(&source, encoder, 0, |_, _| ()).unwrap();
         let leaks = report.stats.first(FindingKind::Leaks);
         assert_eq!((report.count(FindingKind::Leaks), leaks[0].line), (1, 3));
         assert!(leaks[0].what.contains("train.jsonl:2") && report.needs_fixing(false));
@@ -325,7 +325,7 @@ fn what_cannot_be_said_is_refused() {
     });
     std::fs::write(&file, lines.join("\n")).unwrap();
     let encoder = encoder().for_model(300, 0);
-    let check = |encoder: &Encoder| check::check(&file_source(&file), Some(encoder), 0, |_| ()).unwrap();
+    let check = |encoder: &Encoder| check::check(&file_source(&file), Some(encoder), 0, |_, _| ()).unwrap();
     let report = check(&encoder);
     let mut problems: Vec<(usize, &str)> = report
         .stats
@@ -441,7 +441,7 @@ fn rows_whose_answer_changes_the_prompt_are_counted() {
     let texts = ["p q r s v validation test a b c d x y z"];
     let tokenizer = TextTokenizer::train(texts.into_iter(), 300).unwrap();
     let encoder = Encoder::new(tokenizer, Some(ChatTemplate::new(source).unwrap()), 2);
-    let report = check::check(&file_source(&file), Some(&encoder), 0, |_| ()).unwrap();
+    let report = check::check(&file_source(&file), Some(&encoder), 0, |_, _| ()).unwrap();
     let shortened = report.count(FindingKind::Shortened);
     assert_eq!((report.stats.read, report.stats.kept, shortened), (2, 2, 1), "{report:?}");
 }

@@ -342,10 +342,9 @@ impl BatchStats {
     fn record(&self, metrics: &mut Metrics) {
         let Self { margins, rewards, logp, .. } = self;
         let centre = mean(margins);
-        let squares: Vec<f32> = margins.iter().map(|m| (m - centre as f32).powi(2)).collect();
         let saturated: Vec<f32> = margins.iter().map(|m| f32::from(1.0 / (1.0 + m.exp()) < 0.01)).collect();
         metrics.put(metrics::DPO_MARGIN, centre);
-        metrics.put(metrics::DPO_MARGIN_SD, mean(&squares).sqrt());
+        metrics.put(metrics::DPO_MARGIN_SD, standard_deviation(margins, centre));
         metrics.put(metrics::DPO_ACCURACY, accuracy(margins));
         metrics.put(metrics::DPO_SATURATED, mean(&saturated));
         metrics.put(metrics::REWARD_CHOSEN, mean(&rewards[0]));
@@ -353,6 +352,16 @@ impl BatchStats {
         metrics.put(metrics::LOGP_CHOSEN, mean(&logp[0]));
         metrics.put(metrics::LOGP_REJECTED, mean(&logp[1]));
     }
+}
+
+/// Standard deviation about a mean; in f64 where squares overflow f32, as at an extreme beta.
+fn standard_deviation(values: &[f32], centre: f64) -> f64 {
+    let squares: Vec<f32> = values.iter().map(|x| (x - centre as f32).powi(2)).collect();
+    let variance = mean(&squares);
+    if variance.is_finite() {
+        return variance.sqrt();
+    }
+    (values.iter().map(|&x| (f64::from(x) - centre).powi(2)).sum::<f64>() / values.len() as f64).sqrt()
 }
 
 fn mean(values: &[f32]) -> f64 {
@@ -575,5 +584,13 @@ mod tests {
             assert_eq!(metric, expected_metric);
             assert!((actual - expected).abs() < 1e-6, "{metric}: {actual}, by hand {expected}");
         }
+    }
+
+    /// Margins of 1e30 and −1e30, as β = 1e30 gives them: their squares are beyond f32, and their spread is not.
+    #[test]
+    fn a_spread_is_finite_where_margins_are() {
+        assert_eq!(standard_deviation(&[1e30, -1e30], 0.0), f64::from(1e30f32));
+        assert_eq!(standard_deviation(&[1.0, 3.0], 2.0), 1.0);
+        assert!(standard_deviation(&[f32::INFINITY, 0.0], f64::INFINITY).is_nan());
     }
 }

@@ -21,13 +21,26 @@ pub enum Evaluator {
 }
 
 impl Evaluator {
-    /// Metrics of a policy without gradient; `beta` is the KL coefficient of its objective, if it has one.
-    pub fn measure(&self, policy: &Policy, beta: Option<f64>, kind: EvalKind) -> Result<Vec<EvalResult>> {
+    /// Metrics of a policy without gradient; `beta` is the KL coefficient of its objective, if it has one. `progress` is told what is
+    /// done of how much.
+    pub fn measure(
+        &self,
+        policy: &Policy,
+        beta: Option<f64>,
+        kind: EvalKind,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Vec<EvalResult>> {
         match self {
-            Self::Exact(exact) => exact.measure(policy, beta),
+            Self::Exact(exact) => exact.measure(policy, beta), // seconds at most
             Self::Sampled { evaluator, curve, end } => {
                 let size = if kind == EvalKind::Curve { *curve } else { *end };
-                [Split::Validation, Split::Test].iter().map(|s| evaluator.measure(policy, *s, size)).collect()
+                let splits = [Split::Validation, Split::Test];
+                let (mut done, all) = (0, SampledEvaluator::PARTS * splits.len() as u64);
+                let mut on_part = || {
+                    progress(done, all);
+                    done += 1;
+                };
+                splits.iter().map(|split| evaluator.measure(policy, *split, size, &mut on_part)).collect()
             }
         }
     }

@@ -51,6 +51,9 @@ impl SampledEvaluator {
         Self { world, reader, reference: reference.no_grad(), gold, proxy, seed }
     }
 
+    /// Parts of [`Self::measure`]: responses of the policy, those of the reference, their scores, their log-probs.
+    pub const PARTS: u64 = 4;
+
     fn sample(&self, policy: &Policy, split: Split, size: SampleSize, stream: Stream<'_>) -> Result<Responses> {
         let prompts = self.world.prompts(split);
         // evenly spread over the split, so that a smaller sample still spans it
@@ -88,15 +91,24 @@ impl SampledEvaluator {
         per_response
     }
 
-    /// Metrics of a policy on a split.
-    pub fn measure(&self, policy: &Policy, split: Split, size: SampleSize) -> Result<EvalResult> {
+    /// Metrics of a policy on a split; `on_part` is called before each of its [`Self::PARTS`].
+    pub fn measure(
+        &self,
+        policy: &Policy,
+        split: Split,
+        size: SampleSize,
+        on_part: &mut dyn FnMut(),
+    ) -> Result<EvalResult> {
         // 1. Responses of the policy, and of the reference on the same prompts with other random numbers.
+        on_part();
         let batch = self.sample(policy, split, size, Stream::EvaluatedPolicy)?;
+        on_part();
         let other = self.sample(&self.reference, split, size, Stream::EvaluatedReference)?;
-        let gold = self.gold.score(&batch)?;
-        let other_gold = self.gold.score(&other)?;
+        on_part();
+        let (gold, other_gold) = (self.gold.score(&batch)?, self.gold.score(&other)?);
 
         // 2. Per response: Rao-Blackwell KL, its cross-check k1, entropy, and negative log-prob under the reference.
+        on_part();
         let [kl, k1, entropy, ref_nll] = self.per_response(policy, &batch);
 
         // 3. Means and standard errors, clustered by prompt.
@@ -119,10 +131,7 @@ impl SampledEvaluator {
         }
         let n = batch.len() as f64;
         let (wins, ties) = win_and_tie_rates(&gold, &other_gold);
-        let proxy = match &self.proxy {
-            Some(proxy) => Some(mean(&proxy.score(&batch)?)),
-            None => None,
-        };
+        let proxy = self.proxy.as_ref().map(|proxy| proxy.score(&batch)).transpose()?.map(|scores| mean(&scores));
         let metrics = EvalMetrics {
             gold: gold_mean,
             gold_se,
@@ -299,7 +308,7 @@ mod tests {
         let (reader, reward) = (ResponseReader::new(space, &Device::flex()), Arc::new(ConstantReward));
         let evaluator = SampledEvaluator::new(world.clone(), reader, policy.clone(), reward.clone(), Some(reward), 0);
         let size = SampleSize { prompts: 3, samples_per_prompt: 2 };
-        let result = evaluator.measure(&policy, Split::Test, size)?;
+        let result = evaluator.measure(&policy, Split::Test, size, &mut || ())?;
         let outcomes: Vec<_> = result.outcomes.iter().map(|row| (row.prompt, row.share, row.gold_reward)).collect();
         assert_eq!(outcomes, [0, 0, 1, 1, 2, 2].map(|prompt| (prompt, 0.5, 1.5)));
         let best = evaluator.best_of_n(&[2], Split::Test, size)?.remove(0).1;

@@ -138,7 +138,7 @@ fn both_evaluators_give_the_plain_sums() -> Result<()> {
     let mut kls = vec![];
     for (exact, split) in exact.iter().zip([Split::Validation, Split::Test]) {
         let NaiveScore { values, reverse_kl } = plain(&setup, split);
-        let sampled = evaluator.measure(&setup.policy, split, size)?;
+        let sampled = evaluator.measure(&setup.policy, split, size, &mut || ())?;
         assert_eq!([exact.split, sampled.split], [split; 2]);
         let hashes = |prompts: &[u64]| prompts.iter().copied().collect::<BTreeSet<u64>>();
         let expected: BTreeSet<u64> = setup.prompts(split).iter().map(|prompt| prompt_hash(prompt)).collect();
@@ -177,7 +177,7 @@ fn a_curve_is_measured_on_less_than_the_end() -> Result<()> {
     let evaluator = Evaluator::Sampled { evaluator: Box::new(setup.sampled()), curve, end };
     let (_, drawn) = seeds::taken_by(|| -> Result<()> {
         for (kind, samples) in [(EvalKind::Curve, 2), (EvalKind::End, 18)] {
-            let results = evaluator.measure(&setup.policy, None, kind)?;
+            let results = evaluator.measure(&setup.policy, None, kind, &mut |_, _| ())?;
             assert_eq!(results.iter().map(|result| result.split).collect::<Vec<_>>(), [Split::Validation, Split::Test]);
             assert!(results.iter().all(|result| result.outcomes.len() == samples), "{kind:?}");
         }

@@ -27,7 +27,7 @@ pub use error::{Error, Result, first_and_more};
 pub use events::write_events;
 pub use files::write_atomically;
 pub use lease::Lease;
-pub use live::{Live, Progress};
+pub use live::{Live, Pace, Progress};
 pub use lock::RunLock;
 pub use manifest::{HostInfo, Manifest, PlannedStage, RunPart};
 pub use merged::{RunSubset, StageTables, TableSource, merge, merge_stages};

@@ -24,6 +24,39 @@ pub struct Progress {
     pub message: String,
 }
 
+/// Seconds of a part below which its pace is not known.
+const LEAST_SECONDS: f64 = 2.0;
+
+/// How fast a piece of work goes that has parts, one after the other, each with its own total: a training, then its evaluation.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Pace {
+    done: u64,
+    total: u64,
+    /// Where the present part began: a resumed training does not begin at 0.
+    first: u64,
+    /// On the caller's clock.
+    began: f64,
+}
+
+impl Pace {
+    /// Takes in how much is done at this many seconds; returns whether another part has begun.
+    pub fn update(&mut self, done: u64, total: u64, seconds: f64) -> bool {
+        let is_new = total != self.total || done < self.done;
+        if is_new {
+            (self.first, self.began) = (done, seconds);
+        }
+        (self.done, self.total) = (done, total);
+        is_new
+    }
+
+    /// Seconds left of the present part at this many seconds, if its parts take equally long; `None` while that is not known.
+    pub fn seconds_left(&self, seconds: f64) -> Option<f64> {
+        let (elapsed, made) = (seconds - self.began, self.done - self.first);
+        (elapsed >= LEAST_SECONDS && made > 0)
+            .then(|| elapsed * self.total.saturating_sub(self.done) as f64 / made as f64)
+    }
+}
+
 /// The state of a running stage.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Live {
@@ -35,6 +68,9 @@ pub struct Live {
     pub progress: Progress,
     /// Seconds since its worker started.
     pub seconds: f64,
+    /// Of the present part of the stage, on the clock of `seconds`; without it nothing is known of the time left.
+    #[serde(default)]
+    pub pace: Pace,
     /// Curves by `<stage>/<metric>`: step and value.
     pub curves: BTreeMap<String, Vec<(u64, f64)>>,
 }
@@ -78,17 +114,20 @@ fn live_path(run: &Path, folder: &str) -> PathBuf {
 pub(crate) struct LiveWriter {
     path: PathBuf,
     started: Instant,
+    pace: Pace,
     last: Option<Instant>,
 }
 
 impl LiveWriter {
     pub(crate) fn new(run: &Path, folder: &str) -> Self {
-        Self { path: live_path(run, folder), started: Instant::now(), last: None }
+        Self { path: live_path(run, folder), started: Instant::now(), pace: Pace::default(), last: None }
     }
 
-    /// Writes the progress, at most once per interval. A failed write is ignored: the file is only for watching.
+    /// Writes the progress, at most once per interval, and where a part begins. A failed write is ignored: the file is only for watching.
     pub(crate) fn publish(&mut self, done: u64, total: u64, message: &str, rows: &[MetricRow]) {
-        if self.last.is_some_and(|last| last.elapsed() < INTERVAL) {
+        let seconds = self.started.elapsed().as_secs_f64();
+        let is_new = self.pace.update(done, total, seconds);
+        if !is_new && self.last.is_some_and(|last| last.elapsed() < INTERVAL) {
             return;
         }
         self.last = Some(Instant::now());
@@ -100,12 +139,12 @@ impl LiveWriter {
             let every = curve.len().div_ceil(MAX_POINTS);
             *curve = curve.iter().rev().step_by(every).rev().copied().collect();
         }
-        let seconds = self.started.elapsed().as_secs_f64();
         let live = Live {
             process: std::process::id(),
             owner: Some(ProcessId::here()),
             progress: Progress { done, total, message: message.into() },
             seconds,
+            pace: self.pace,
             curves,
         };
         let written: Result<()> = self
@@ -120,5 +159,36 @@ impl LiveWriter {
 impl Drop for LiveWriter {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 40 of 100 in ten seconds: the others take 15. Then an evaluation of ten parts, a tenth of which takes three seconds.
+    #[test]
+    fn each_part_of_a_stage_has_its_pace() {
+        let mut pace = Pace::default();
+        assert_eq!(pace.seconds_left(5.0), None);
+        pace.update(0, 100, 1.0);
+        pace.update(40, 100, 11.0);
+        assert_eq!(pace.seconds_left(11.0), Some(15.0));
+        pace.update(100, 100, 26.0);
+        assert_eq!(pace.seconds_left(26.0), Some(0.0));
+        pace.update(0, 10, 30.0);
+        assert_eq!(pace.seconds_left(33.0), None, "nothing of it is done");
+        pace.update(1, 10, 33.0);
+        assert_eq!(pace.seconds_left(33.0), Some(27.0));
+    }
+
+    /// What was done before a training resumed took no time of this worker.
+    #[test]
+    fn a_resumed_training_goes_at_the_pace_of_its_new_steps() {
+        let mut pace = Pace::default();
+        pace.update(500, 1000, 2.0);
+        assert_eq!(pace.seconds_left(3.0), None);
+        pace.update(600, 1000, 12.0);
+        assert_eq!(pace.seconds_left(12.0), Some(40.0));
     }
 }

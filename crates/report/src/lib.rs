@@ -10,6 +10,7 @@ mod page;
 #[cfg(test)]
 mod wiring;
 
+pub use analysis::calibration::weak_judge;
 pub use analysis::idle::ROWS_LEFT_OUT_WARNING;
 pub use analysis::points::{EvalPoint, MeasuredPoint};
 pub use analysis::run::{MissingCell, Run};

@@ -41,6 +41,9 @@ fn features(prompt: &[u32], response: &[u32]) -> [f64; FEATURES] {
 }
 
 impl Linear {
+    /// Its weights.
+    pub const WEIGHTS: usize = FEATURES;
+
     /// The maximum of the rows' log-likelihood less `ridge`/2 times the squared weights, by Newton's method. `e` is the
     /// chance that a label is wrong, `strengths` the margin of each pair.
     ///

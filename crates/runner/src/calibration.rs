@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::estimate::{ShapeInfo, TRAINED};
 use crate::step_time::{ProductRates, StepKind, StepTimes};
 use crate::sysinfo;
+use crate::task_progress::TaskProgress;
 use duel_ledger::write_atomically;
 use duel_model::TransformerConfig;
 use duel_spec::{Experiment, WorldKind};
@@ -120,14 +121,20 @@ impl Throughput {
     fn measure(shape: &Shape, is_grammar: bool) -> Result<Self> {
         let is_pretrained = shape.name == PRETRAINED;
         let sampled = if is_pretrained { PRETRAINED_SAMPLES } else { shape.batch };
-        let rate = |case| seconds_per_token(shape, case);
+        let (mut progress, mut done, all) =
+            (TaskProgress::new("timing this model's steps"), 0, if is_grammar { 5 } else { 4 });
+        let mut rate = |shape: &Shape, case: &str| {
+            progress.update(done, all, || case.into());
+            done += 1;
+            seconds_per_token(shape, case)
+        };
         Ok(Self {
-            train: rate(if is_pretrained { "dpo_lora" } else { "sft" })?,
-            train_scalar: rate(if is_pretrained { "dpo_lora" } else { "reward" })?,
-            sample: seconds_per_token(&Shape { batch: sampled, ..shape.clone() }, "generate")?,
-            read: rate("logp")?,
+            train: rate(shape, if is_pretrained { "dpo_lora" } else { "sft" })?,
+            train_scalar: rate(shape, if is_pretrained { "dpo_lora" } else { "reward" })?,
+            sample: rate(&Shape { batch: sampled, ..shape.clone() }, "generate")?,
+            read: rate(shape, "logp")?,
             evaluation: match is_grammar {
-                true => seconds_per_token(&Shape { name: "grammar", ..shape.clone() }, "evaluation")?,
+                true => rate(&Shape { name: "grammar", ..shape.clone() }, "evaluation")?,
                 false => 0.0,
             },
         })

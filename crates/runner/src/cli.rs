@@ -15,7 +15,8 @@ use crate::commands::run::RunArgs;
 use crate::commands::sample::SampleArgs;
 use crate::commands::verify::VerifyArgs;
 use crate::commands::watch::WatchArgs;
-use clap::{Parser, Subcommand};
+use clap::error::{ContextKind, ContextValue};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::path::PathBuf;
 
 /// Where a newcomer begins.
@@ -157,10 +158,34 @@ pub enum Command {
     },
 }
 
+/// Edits between a mistyped command and the one that is suggested: exchanged, missing, wrong or additional letters.
+const MAX_EDITS: usize = 2;
+
+/// An answer to a mistyped command, with the command that was meant where clap finds none: `rnu` is not like `run` by its measure.
+pub fn with_suggestion(mut answer: clap::Error, arguments: &[String]) -> clap::Error {
+    let Some(ContextValue::String(word)) = answer.get(ContextKind::InvalidSubcommand).cloned() else { return answer };
+    if answer.get(ContextKind::SuggestedSubcommand).is_some() {
+        return answer;
+    }
+    let root = Cli::command();
+    let before = arguments.iter().take_while(|argument| **argument != word);
+    let parent = before.filter_map(|argument| root.find_subcommand(argument)).last().unwrap_or(&root);
+    let edits = |command: &clap::Command| strsim::osa_distance(&word, command.get_name());
+    let known = parent.get_subcommands().filter(|command| !command.is_hide_set());
+    let nearest = known.min_by_key(|command| edits(command)).filter(|command| {
+        let edits = edits(command);
+        edits <= MAX_EDITS && 2 * edits < command.get_name().len()
+    });
+    if let Some(command) = nearest {
+        let suggested = ContextValue::Strings(vec![command.get_name().to_owned()]);
+        answer.insert(ContextKind::SuggestedSubcommand, suggested);
+    }
+    answer
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
     use duel_testing::EXTREME_NUMBERS;
     use std::any::TypeId;
 
@@ -191,6 +216,28 @@ mod tests {
         ("worker --run run --stage 0 --device flex", "--checkpoint-seconds"),
         ("worker --run run --checkpoint-seconds 1 --device flex", "--stage"),
     ];
+
+    #[test]
+    fn a_mistyped_command_is_answered_with_the_one_that_was_meant() {
+        let answer = |line: &str| {
+            let words: Vec<String> = line.split(' ').map(String::from).collect();
+            let refused = Cli::try_parse_from(std::iter::once("duel".to_string()).chain(words.clone()));
+            with_suggestion(refused.expect_err("no such command"), &words).to_string()
+        };
+        for (line, meant) in [
+            ("rnu e.toml", "'run'"),
+            ("-q paln e.toml", "'plan'"),
+            ("reprot runs/x", "'report'"),
+            ("wacth runs/x", "'watch'"),
+            ("cache lits", "'list'"),
+            ("data chekc rows.jsonl", "'check'"),
+        ] {
+            assert!(answer(line).contains(meant), "{line}: {}", answer(line));
+        }
+        for line in ["experiments/smoke.toml", "xyz", "cache rnu"] {
+            assert!(!answer(line).contains("similar"), "{line}: {}", answer(line));
+        }
+    }
 
     /// Commands and their options of these types.
     fn numeric(command: &clap::Command, path: &str, options: &mut Vec<String>) {

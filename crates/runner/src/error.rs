@@ -55,7 +55,7 @@ pub enum Error {
     Worker { source: std::io::Error },
     #[error("the worker was started for stage {place} of {name}, which the run's experiment.toml does not have")]
     StrayWorker { place: usize, name: String },
-    #[error("what `{stage}` is made of is no longer what the run was planned with")]
+    #[error("the inputs of `{stage}` have changed since the run was planned")]
     Changed { stage: String },
     #[error("{finished} of {cells} cells of `{}` are finished, and {what} is not among them: {why}", path.display())]
     Unfinished { path: PathBuf, what: String, finished: usize, cells: usize, why: String },
@@ -66,7 +66,7 @@ pub enum Error {
     #[error("{what} {path:?} cannot be used in a Slurm script: {why}")]
     Unscriptable { what: &'static str, path: String, why: &'static str },
     #[error("`{}` {problem}", path.display())]
-    Exists { path: PathBuf, problem: &'static str, hint: &'static str },
+    Occupied { path: PathBuf, problem: String, hint: &'static str },
     #[error("the {what} `{}` is not UTF-8, and has to be written as text", path.display())]
     NotText { what: &'static str, path: PathBuf },
     #[error(
@@ -79,17 +79,15 @@ pub enum Error {
     #[error("the peer `{name}` cannot be timed: {problem}")]
     Peer { name: &'static str, problem: String },
     #[error(
-        "arm `{arm}` compares two responses to one prompt, and {rows} pairs are of completions with a label, each to its own"
+        "arm `{arm}` compares two responses to one prompt, but {rows} pairs were made of single completions with a label, whose prompts differ"
     )]
     Unpaired { arm: String, rows: usize },
     #[error("the rows are prompts alone, and {what} needs completions")]
     OnlyPrompts { what: &'static str, hint: &'static str },
     #[error("rows of `{of}` {}", if *needs_fixing { "should be fixed" } else { "have findings" })]
     Rows { of: String, needs_fixing: bool },
-    #[error("`{}` is, holds or lies within `{}`, which the model is read from", to.display(), from.display())]
+    #[error("`{}` is, contains or is in `{}`, which the model is read from", to.display(), from.display())]
     OntoModel { to: PathBuf, from: PathBuf },
-    #[error("`{}` {problem}", path.display())]
-    Occupied { path: PathBuf, problem: String, replaceable: bool },
     #[error("`{}` cannot be merged: {problem}", path.display())]
     Unmergeable { path: PathBuf, problem: String, hint: &'static str },
     #[error("nothing can be merged into `{}`: {problem}", path.display())]
@@ -113,13 +111,16 @@ pub enum Error {
     MergedRun { path: PathBuf, parts: usize },
     #[error("`{}` has the numbers of `{stage}` and no folder of that stage, as they were read from tables alone", path.display())]
     NumbersAlone { path: PathBuf, stage: String },
-    #[error("`{option}` cannot be followed: {reason}")]
+    #[error("`{option}` cannot be used: {reason}")]
     Unused { option: String, reason: String },
     #[error("failed to {action} `{}`", path.display())]
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
-    #[error("`{}` is not what stage `{stage}` writes: {problem}", path.display())]
+    #[error("`{}` was not written by stage `{stage}`: {problem}", path.display())]
     Foreign { stage: &'static str, path: PathBuf, problem: String },
 }
+
+/// Stages that failed in the same way and are named.
+const MAX_STAGES: usize = 6;
 
 /// A stage that could not be made.
 #[derive(Debug, Clone)]
@@ -153,11 +154,31 @@ impl WorkerEnd {
     }
 }
 
-/// The failed stages with their last lines of output.
+impl StageFailure {
+    /// Why, in one line.
+    pub fn reason(&self) -> String {
+        if let Some(ended) = &self.ended {
+            return ended.message.clone();
+        }
+        let line = self.tail.lines().find(|line| line.contains('×')).or(self.tail.lines().last()).unwrap_or_default();
+        line.trim_matches([' ', '×']).to_string()
+    }
+}
+
+/// The failed stages with their last lines of output; those that failed in the same way together.
 fn failed(failures: &[StageFailure], left_out: usize) -> String {
-    let each = failures.iter().map(|StageFailure { stage, tail, .. }| match tail.as_str() {
-        "" => format!("stage `{stage}` failed"),
-        tail => format!("stage `{stage}` failed:\n{tail}"),
+    let mut groups: Vec<(&str, Vec<String>)> = vec![];
+    for StageFailure { stage, tail, .. } in failures {
+        let stage = format!("`{stage}`");
+        match groups.iter_mut().find(|(known, _)| known == tail) {
+            Some((_, stages)) => stages.push(stage),
+            None => groups.push((tail, vec![stage])),
+        }
+    }
+    let each = groups.into_iter().map(|(tail, stages)| {
+        let plural = if stages.len() == 1 { "" } else { "s" };
+        let stages = format!("stage{plural} {}", first_and_more(&stages, MAX_STAGES));
+        if tail.is_empty() { format!("{stages} failed") } else { format!("{stages} failed:\n{tail}") }
     });
     let mut text = each.collect::<Vec<_>>().join("\n");
     if left_out > 0 {
@@ -261,12 +282,11 @@ impl Error {
             Self::NothingToChoose { arm } => {
                 Some(format!("the reasons stand above; narrow `arms.{arm}.space`, or give `tuning.configurations` a larger number"))
             }
-            Self::Output { .. } => Some("the answer is not whole; write it to a disk that has space".into()),
+            Self::Output { .. } => Some("the output is incomplete; write it to a disk that has space".into()),
             Self::Unscriptable { .. } => Some("give the run another `--out`, on a path of ordinary characters".into()),
-            Self::Exists { hint, .. } => Some((*hint).into()),
             Self::NotText { .. } => Some("rename it, or name a link to it".into()),
             Self::TooLarge { .. } => Some("lower `model.layers` or `model.width`".into()),
-            Self::Changed { .. } => Some("rows, a model's files or the judge's program were written over while the run went on: run the same command again".into()),
+            Self::Changed { .. } => Some("rows, a model's files or the judge's program were changed while the run was going on: run the same command again".into()),
             Self::Unfinished { .. } => Some("`duel run` with the run's experiment resumes it".into()),
             Self::Screen { .. } => Some("`duel watch RUN --once` prints the same as text".into()),
             Self::Cluster { .. } => Some("`sinfo` says whether this machine belongs to a Slurm cluster; the run's folder `slurm/` has what was submitted".into()),
@@ -282,16 +302,13 @@ impl Error {
                 Some("try the program alone: for each line {\"prompt\": …, \"response\": …} that it reads it prints one line, and nothing else".into())
             }
             Self::OntoModel { .. } => Some("give --to a place of its own".into()),
-            Self::Occupied { replaceable: true, .. } => Some("--force replaces this earlier export as a whole".into()),
-            Self::Occupied { .. } => Some(
-                "give --to another place, or empty this one yourself: --force replaces nothing but what `duel` has exported".into(),
-            ),
+            Self::Occupied { hint, .. } => Some((*hint).into()),
             Self::Unmergeable { hint, .. } | Self::MergeTarget { hint, .. } => Some((*hint).into()),
             Self::OtherExperiment { .. } => {
                 Some("runs of one experiment differ in nothing but seeds, and arms that only one of them has".into())
             }
             Self::ClaimsDiffer { .. } => {
-                Some("write it alike into the `experiment.toml` of both; it then counts as added after the run where it is changed".into())
+                Some("write it alike into the `experiment.toml` of both; where it is changed it then counts as added after the run".into())
             }
             Self::UnequalStage { .. } => Some("what two runs have in common has to be equal, as it is for one binary and one kind of processor: merge one of the two, or make what the other adds again".into()),
             Self::MergedRun { .. } => {

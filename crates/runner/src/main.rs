@@ -21,6 +21,7 @@ mod stages;
 mod step_time;
 mod sysinfo;
 mod target;
+mod task_progress;
 mod terminal;
 mod warnings;
 #[cfg(test)]
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         // help and version are printed as any other answer; mistakes go to standard error
         Err(answer) => {
+            let answer = cli::with_suggestion(answer, &std::env::args().skip(1).collect::<Vec<_>>());
             note_unprinted(answer.print());
             return finish(u8::try_from(answer.exit_code()).unwrap_or(2), None);
         }

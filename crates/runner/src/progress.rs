@@ -3,16 +3,15 @@
 use crate::executors::RunEvent;
 use crate::log;
 use crate::plan::{Plan, Stage, StageKind};
-use crate::sysinfo;
+use crate::task_progress::{LINE_PAUSE, draws_bars, time_left};
 use crate::terminal::{format_seconds, sanitize};
-use duel_ledger::Progress;
+use duel_ledger::{Pace, Progress};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::collections::BTreeMap;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::time::{Duration, Instant};
 
-/// Minimum time between two plain lines, and the share of the time so far that it becomes: a run of a day has a hundred lines.
-const PAUSE: Duration = Duration::from_secs(15);
+/// The share of the time so far that the pause between two plain lines becomes: a run of a day has a hundred lines.
 const PAUSE_SHARE: u32 = 20;
 
 /// The progress of a run, shown from its events.
@@ -28,11 +27,54 @@ pub struct ProgressReporter {
     done: usize,
     cells: usize,
     cells_done: usize,
-    /// Share done of each running stage.
-    shares: BTreeMap<usize, (String, f64, String)>,
+    running: BTreeMap<usize, RunningStage>,
     /// Stages not yet finished, by group, and seconds that finished ones took.
     remaining: BTreeMap<String, usize>,
     took: BTreeMap<String, Vec<f64>>,
+}
+
+/// A stage that a worker is at.
+#[derive(Debug)]
+struct RunningStage {
+    label: String,
+    started: Instant,
+    progress: Progress,
+    pace: Pace,
+    /// The largest share done of any of its parts.
+    share: f64,
+}
+
+impl RunningStage {
+    fn new(label: String) -> Self {
+        Self { label, started: Instant::now(), progress: Progress::default(), pace: Pace::default(), share: 0.0 }
+    }
+
+    fn update(&mut self, progress: &Progress) {
+        self.progress = progress.clone();
+        self.pace.update(progress.done, progress.total, self.started.elapsed().as_secs_f64());
+        self.share = self.share.max(progress.done as f64 / progress.total.max(1) as f64);
+    }
+
+    /// Time left of its present part.
+    fn time_left(&self) -> Option<String> {
+        self.pace.seconds_left(self.started.elapsed().as_secs_f64()).map(time_left)
+    }
+
+    /// For a bar: a training by its share, anything else with its name.
+    fn summary(&self) -> String {
+        let Progress { done, total, message } = &self.progress;
+        let percent = 100.0 * *done as f64 / (*total).max(1) as f64;
+        let part = if message.is_empty() || message.starts_with("loss ") { "" } else { message };
+        let part = if part.is_empty() { String::new() } else { format!(", {part}") };
+        format!("{}{part} {percent:.0}%", self.label)
+    }
+
+    /// For a plain line.
+    fn line(&self) -> String {
+        let Progress { done, total, message } = &self.progress;
+        let left = self.time_left().map_or(String::new(), |left| format!(", {left}"));
+        format!("{}: {done}/{total} {message}{left}", self.label)
+    }
 }
 
 /// Stages of one group take about as long.
@@ -43,8 +85,7 @@ fn group(stage: &Stage) -> String {
 impl ProgressReporter {
     /// An empty board.
     pub fn new(jobs: usize) -> Self {
-        let draws = std::io::stderr().is_terminal() && !sysinfo::is_dumb_terminal() && !log::is_quiet();
-        let bar = draws.then(|| {
+        let bar = draws_bars().then(|| {
             let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
             let style = ProgressStyle::with_template("{bar:24} {pos}/{len} stages  {elapsed}  {wide_msg}");
             if let Ok(style) = style {
@@ -63,7 +104,7 @@ impl ProgressReporter {
             done: 0,
             cells: 0,
             cells_done: 0,
-            shares: BTreeMap::new(),
+            running: BTreeMap::new(),
             remaining: BTreeMap::new(),
             took: BTreeMap::new(),
         }
@@ -126,25 +167,22 @@ impl ProgressReporter {
 
     fn stage_started(&mut self, index: usize, stage: &Stage) {
         tracing::info!(stage = stage.label(), folder = stage.id.folder(), "started");
-        self.shares.insert(index, (stage.label(), 0.0, String::new()));
+        self.running.insert(index, RunningStage::new(stage.label()));
         self.draw();
     }
 
     fn stage_progress(&mut self, index: usize, progress: &Progress) {
-        if let Some((_, share, message)) = self.shares.get_mut(&index) {
-            *share = progress.done as f64 / progress.total.max(1) as f64;
-            *message = format!("{}/{} {}", progress.done, progress.total, progress.message);
+        if let Some(stage) = self.running.get_mut(&index) {
+            stage.update(progress);
         }
         self.draw();
         if self.is_time_for_a_line() {
-            let stages: Vec<String> =
-                self.shares.values().map(|(label, _, message)| format!("{label}: {message}")).collect();
-            self.show_count(stages);
+            self.show_count(self.running.values().map(RunningStage::line).collect());
         }
     }
 
     fn is_time_for_a_line(&self) -> bool {
-        self.bar.is_none() && self.last_line.elapsed() > PAUSE.max(self.started.elapsed() / PAUSE_SHARE)
+        self.bar.is_none() && self.last_line.elapsed() > LINE_PAUSE.max(self.started.elapsed() / PAUSE_SHARE)
     }
 
     /// A plain line with the stages that are finished, and these words.
@@ -155,13 +193,13 @@ impl ProgressReporter {
 
     /// A worker is gone without having finished its stage.
     fn stage_ended(&mut self, index: usize) {
-        self.shares.remove(&index);
+        self.running.remove(&index);
         self.draw();
     }
 
     fn stage_finished(&mut self, index: usize, stage: &Stage, took: Duration) {
         tracing::info!(stage = stage.label(), folder = stage.id.folder(), seconds = took.as_secs_f64(), "done");
-        self.shares.remove(&index);
+        self.running.remove(&index);
         self.done += 1;
         self.cells_done += usize::from(stage.kind == StageKind::Cell);
         let group = group(stage);
@@ -190,11 +228,16 @@ impl ProgressReporter {
     fn draw(&self) {
         let Some(bar) = &self.bar else { return };
         bar.set_position(self.done as u64);
-        let stages: Vec<String> =
-            self.shares.values().map(|(label, share, _)| format!("{label} {:.0}%", share * 100.0)).collect();
+        let left = self.time_left();
+        // until a stage of every group has finished, what the running ones will take is all that is known
+        let of_stage = |stage: &RunningStage| {
+            let left = if left.is_none() { stage.time_left() } else { None };
+            stage.summary() + &left.map_or(String::new(), |left| format!(", {left}"))
+        };
+        let stages: Vec<String> = self.running.values().map(of_stage).collect();
         // the last part is cut off on a narrow terminal
         let cells = format!("{}/{} cells", self.cells_done, self.cells);
-        let words: Vec<String> = std::iter::once(cells).chain(self.time_left()).chain(stages).collect();
+        let words: Vec<String> = std::iter::once(cells).chain(left).chain(stages).collect();
         bar.set_message(sanitize(&words.join("; ")).into_owned());
     }
 
@@ -218,8 +261,8 @@ impl ProgressReporter {
         }
         // running stages have part of their time behind them
         let per_stage = seconds / self.remaining.values().sum::<usize>().max(1) as f64;
-        seconds -= per_stage * self.shares.values().map(|(_, share, _)| share).sum::<f64>();
+        seconds -= per_stage * self.running.values().map(|stage| stage.share).sum::<f64>();
         let seconds = (seconds / self.jobs as f64).max(0.0);
-        Some(format!("about {} left", format_seconds(seconds)))
+        Some(time_left(seconds))
     }
 }

@@ -3,13 +3,13 @@
 
 use crate::error::{Error, Result};
 use crate::log;
-use crate::sysinfo;
+use crate::task_progress::draws_bars;
 use crate::terminal::{format_bytes, sanitize, warn};
 use duel_hub::{Downloaded, Hub, HubSettings, HubSnapshot, ModelName, ROWS_PREFIX, RowsName};
 use duel_spec::{Experiment, WorldKind};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::collections::BTreeMap;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -192,7 +192,7 @@ impl DownloadDisplay {
         if log::is_quiet() {
             return;
         }
-        if !std::io::stderr().is_terminal() || sysinfo::is_dumb_terminal() {
+        if !draws_bars() {
             let _ = writeln!(std::io::stderr(), "downloading {}{size}", sanitize(now.file));
             return;
         }

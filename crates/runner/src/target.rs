@@ -14,6 +14,11 @@ const MARK_TITLE: &str =
 /// Bytes of such a file that are read at most.
 const MOST_MARK: u64 = 1 << 16;
 
+/// Hints where something is there already: an earlier export, or anything else.
+const REPLACEABLE: &str = "--force replaces this earlier export as a whole";
+const NOT_REPLACED: &str =
+    "give --to another place, or empty this one yourself: --force replaces nothing but what `duel` has exported";
+
 /// A place for a model that may be written to.
 #[derive(Debug)]
 pub(crate) struct ModelTarget {
@@ -50,26 +55,28 @@ impl ModelTarget {
                 }
             }
         }
-        let occupied =
-            |problem: String, replaceable| Err(Error::Occupied { path: requested.into(), problem, replaceable });
+        let occupied = |problem: String, hint| Err(Error::Occupied { path: requested.into(), problem, hint });
         let state = match std::fs::metadata(&to) {
             Err(e) if e.kind() == ErrorKind::NotFound => TargetState::Nothing,
             Err(e) => return Err(io("look at", &to)(e)),
             Ok(metadata) if is_file => match metadata.is_file() {
                 true if !duel_model::gguf::is_ours(&to) => {
-                    return occupied("is a file that Duel did not write".into(), false);
+                    return occupied("is a file that Duel did not write".into(), NOT_REPLACED);
                 }
-                true if !force => return occupied("is there already".into(), true),
+                true if !force => return occupied("is there already".into(), REPLACEABLE),
                 true => TargetState::EarlierExport,
-                false => return occupied("is not a file".into(), false),
+                false => return occupied("is not a file".into(), NOT_REPLACED),
             },
-            Ok(metadata) if !metadata.is_dir() => return occupied("is not a directory".into(), false),
+            Ok(metadata) if !metadata.is_dir() => return occupied("is not a directory".into(), NOT_REPLACED),
             Ok(_) => match foreign_entry(&to)? {
                 None if is_empty(&to)? => TargetState::EmptyFolder,
                 None if force => TargetState::EarlierExport,
-                None => return occupied("is not empty".into(), true),
+                None => return occupied("is not empty".into(), REPLACEABLE),
                 Some(stranger) => {
-                    return occupied(format!("contains `{stranger}`, which an earlier export did not write"), false);
+                    return occupied(
+                        format!("contains `{stranger}`, which an earlier export did not write"),
+                        NOT_REPLACED,
+                    );
                 }
             },
         };
@@ -342,7 +349,7 @@ mod tests {
         assert_eq!(names_now(), [MARK, "first"]);
         // 1. not without being asked
         let refused = write_one(&to, &model, false, "second").unwrap_err();
-        assert!(matches!(refused, Error::Occupied { replaceable: true, .. }), "{refused}");
+        assert!(matches!(refused, Error::Occupied { hint: REPLACEABLE, .. }), "{refused}");
         assert_eq!(names_now(), [MARK, "first"]);
         // 2. nothing of the older one stays
         write_one(&to, &model, true, "second").unwrap();
@@ -357,7 +364,7 @@ mod tests {
             }
             let refused = write_one(&to, &model, true, "third").unwrap_err();
             assert!(
-                matches!(&refused, Error::Occupied { replaceable: false, problem, .. } if problem.contains(name)),
+                matches!(&refused, Error::Occupied { hint: NOT_REPLACED, problem, .. } if problem.contains(name)),
                 "{refused}"
             );
             if is_folder { fs::remove_dir(&path).unwrap() } else { fs::remove_file(&path).unwrap() }
@@ -370,7 +377,7 @@ mod tests {
         fs::write(other.join("config.json"), "{}").unwrap();
         for taken in [&other, &other.join("config.json")] {
             let refused = write_one(taken, &model, true, "x").unwrap_err();
-            assert!(matches!(refused, Error::Occupied { replaceable: false, .. }), "{refused}");
+            assert!(matches!(refused, Error::Occupied { hint: NOT_REPLACED, .. }), "{refused}");
         }
         assert_eq!(fs::read(other.join("config.json")).unwrap(), b"{}");
         assert_eq!(names(&folder.path().join("a/b")).unwrap(), ["out"], "nothing is left beside it");
@@ -414,7 +421,7 @@ mod tests {
         write(false).unwrap();
         for force in [false, true] {
             let refused = write(force).unwrap_err();
-            assert!(matches!(refused, Error::Occupied { replaceable: false, .. }), "{refused}");
+            assert!(matches!(refused, Error::Occupied { hint: NOT_REPLACED, .. }), "{refused}");
         }
         assert_eq!(names(folder.path()).unwrap(), ["link", "m.gguf", "model"]);
     }

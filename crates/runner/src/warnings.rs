@@ -3,6 +3,7 @@
 
 use duel_ppo::planned;
 use duel_report::ROWS_LEFT_OUT_WARNING;
+use duel_reward::Linear;
 use duel_spec::{ArmPoint, Experiment, LearnerSettings, MethodSettings, RmModel, RmStage, WorldKind};
 use duel_training::rate;
 
@@ -28,6 +29,15 @@ pub(crate) fn warnings(experiment: &Experiment) -> Vec<String> {
         warnings.extend(pairs.and_then(|rows| left_out("rm", rows, stages.rm.batch_size)));
         warnings.extend(high_rate(&stages.rm));
     }
+    if let (RmModel::Linear, Some(rows)) = (stages.rm.model, pairs)
+        && rows < ROWS_PER_WEIGHT * Linear::WEIGHTS
+    {
+        let weights = Linear::WEIGHTS;
+        warnings.push(format!(
+            "rm: the linear reward model fits {weights} weights to {rows} rows; {} or more tell them from noise",
+            ROWS_PER_WEIGHT * weights
+        ));
+    }
     for (name, arm) in &experiment.arms {
         let of_arm = arm.representative_points().into_iter().flat_map(|point| {
             let name = format!("arm {name}");
@@ -44,6 +54,9 @@ pub(crate) fn warnings(experiment: &Experiment) -> Vec<String> {
     warnings
 }
 
+/// Rows for each weight of a logistic model below which its weights are hardly known: Peduzzi et al. 1996.
+const ROWS_PER_WEIGHT: usize = 10;
+
 /// What is to be said of one point of an arm; `pairs` are its preference rows, where their number is known.
 fn of_point(name: &str, point: &ArmPoint, learner: &LearnerSettings, pairs: Option<usize>) -> Vec<String> {
     let mut warnings = vec![];
@@ -59,7 +72,7 @@ fn of_point(name: &str, point: &ArmPoint, learner: &LearnerSettings, pairs: Opti
             if dpo.sync_ref_model && dpo.ref_model_sync_steps >= updates {
                 let steps = dpo.ref_model_sync_steps;
                 warnings.push(format!(
-                    "{name}: the reference is updated every {steps} steps, and {updates} are made, so that it never counts; \
+                    "{name}: the reference is updated every {steps} steps, and {updates} are made, so that no step uses an updated one; \
                      lower ref_model_sync_steps"
                 ));
             }
@@ -117,7 +130,7 @@ fn high_rate(rm: &RmStage) -> Option<String> {
 fn left_out(name: &str, rows: usize, batch_size: usize) -> Option<String> {
     if batch_size > rows {
         return Some(format!(
-            "{name}: a batch of {batch_size} is more than the {rows} rows there are; each is all of them"
+            "{name}: a batch of {batch_size} is more than the {rows} rows there are, so that each batch has all of them"
         ));
     }
     let rest = rows % batch_size;
@@ -184,6 +197,17 @@ mod tests {
     }
 
     #[test]
+    fn a_linear_reward_model_of_few_rows_is_named() {
+        let linear = |rows: usize| {
+            of(&format!(
+                "[stages.pairs]\nrows = {rows}\n[stages.rm]\nmodel = \"linear\"\n[arms.d]\nmethod = \"dpo\"\nbatch_size = 1\n"
+            ))
+        };
+        assert!(linear(3)[0].starts_with("rm: the linear reward model fits 12 weights to 3 rows; 120 or more"));
+        assert_eq!(linear(120), Vec::<String>::new());
+    }
+
+    #[test]
     fn rows_that_no_batch_holds_are_counted() {
         let arm = |rows: usize, size: usize| {
             of(&format!(
@@ -194,7 +218,10 @@ mod tests {
             arm(100, 64),
             ["arm d: each epoch skips 36 of 100 rows, which fill no batch of 64; different ones each time"]
         );
-        assert_eq!(arm(40, 64), ["arm d: a batch of 64 is more than the 40 rows there are; each is all of them"]);
+        assert_eq!(
+            arm(40, 64),
+            ["arm d: a batch of 64 is more than the 40 rows there are, so that each batch has all of them"]
+        );
         assert_eq!(arm(128, 64), Vec::<String>::new());
         assert_eq!(arm(6401, 64), Vec::<String>::new(), "one of 6,401 is nothing");
     }

@@ -240,7 +240,7 @@ fn a_training_that_moves_nothing_is_named_by_plan_run_and_report() {
     let named = "warning: arm dpo: its one update is at learning rate 0";
     let (plan, run) = (with("plan"), with("run"));
     assert!(plan.contains(named) && run.contains(named), "{plan}{run}");
-    assert!(run.contains("warning: dpo beta=0.5: in 1 of 1 trainings no update moved it"), "{run}");
+    assert!(run.contains("warning: dpo beta=0.5: in 1 of 1 trainings no update changed the weights"), "{run}");
     assert!(!run.contains("ppo beta=0.5:"), "{run}");
     let page = std::fs::read_to_string(folder.path().join("runs/tiny/report/index.html")).unwrap();
     assert!(page.contains("Less training than configured.</b> dpo beta=0.5: in 1 of 1 trainings"), "{page}");

@@ -179,3 +179,22 @@ fn every_random_stream_is_registered_and_drawn_from_in_one_place() {
         assert!(other || !text.replace("#[derive(", "").contains("derive("), "{path} names a generator of its own");
     }
 }
+
+/// The forge runs what a person runs: the workflows call the repository's own scripts, and their actions have a version.
+#[test]
+fn workflows_call_our_scripts() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    for (file, script) in [("ci.yml", ".ci/run"), ("release.yml", "scripts/release")] {
+        let text = std::fs::read_to_string(root.join(".github/workflows").join(file)).expect("a workflow");
+        let all = yaml_rust2::YamlLoader::load_from_str(&text).expect("valid YAML");
+        let jobs = all[0]["jobs"].as_hash().expect("jobs");
+        let steps: Vec<_> = jobs.values().flat_map(|job| job["steps"].as_vec().expect("steps")).collect();
+        let commands: Vec<&str> = steps.iter().filter_map(|step| step["run"].as_str()).collect();
+        assert!(commands.iter().any(|command| command.starts_with(script)), "{file} runs no {script}: {commands:?}");
+        assert!(root.join(script).is_file(), "{script}");
+        for action in steps.iter().filter_map(|step| step["uses"].as_str()) {
+            assert!(action.contains("@v"), "{file}: {action} has no version");
+        }
+        assert_eq!(steps.iter().filter(|step| step["run"].is_badvalue() == step["uses"].is_badvalue()).count(), 0);
+    }
+}

@@ -57,7 +57,7 @@ impl Document {
         let mut layers = vec![(table, Origin::File)];
         for argument in overrides {
             let (table, span) = read_override(argument)?;
-            leaves(&table).into_iter().for_each(|(key, _)| sources.insert(key, span.clone()));
+            leaves(&table).into_iter().for_each(|(key, _)| sources.insert_override(&key, &span));
             layers.push((table, Origin::CommandLine));
         }
         let mut user = Table::new();

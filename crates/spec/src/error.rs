@@ -16,6 +16,9 @@ pub enum Error {
     Syntax { message: String, span: Box<SourceSpan> },
     #[error("`{argument}` is not of the form key=value")]
     Override { argument: String },
+    /// A mistake that the file alone does not have.
+    #[error("{error} (caused by the command line)")]
+    ByOverride { error: Box<Error>, overrides: Vec<String> },
     #[error("unknown key `{key}`")]
     UnknownKey { key: String, nearest: Option<String>, known: Vec<String>, span: Box<SourceSpan> },
     #[error("`{key}` should be {expected}, found {found}")]
@@ -45,6 +48,7 @@ impl Error {
     pub fn span(&self) -> Option<&SourceSpan> {
         match self {
             Self::Read { .. } | Self::Override { .. } => None,
+            Self::ByOverride { error, .. } => error.span(),
             Self::Syntax { span, .. }
             | Self::UnknownKey { span, .. }
             | Self::WrongType { span, .. }
@@ -75,6 +79,7 @@ impl Error {
             Self::GridRepeats { .. } => "list each value once".into(),
             Self::NoMethod { .. } | Self::ArmName { .. } => "this arm".into(),
             Self::Syntax { .. } => "here".into(),
+            Self::ByOverride { error, .. } => error.label(),
             Self::Read { .. } | Self::Override { .. } | Self::NoArms { .. } => String::new(),
         }
     }
@@ -88,6 +93,9 @@ impl Error {
             ),
             Self::Read { .. } => "the experiments that come with Duel are in `experiments/`".into(),
             Self::Override { .. } => "write for example `--set arms.dpo.beta=0.2`".into(),
+            Self::ByOverride { error, overrides } => {
+                format!("the file by itself is valid: change {}; {}", set_options(overrides), error.hint())
+            }
             Self::Syntax { .. } => "TOML is described at https://toml.io; strings need quotes".into(),
             Self::UnknownKey { known, .. } => format!("known here: {}", known.join(", ")),
             Self::WrongType { key, .. } | Self::OutOfRange { key, .. } | Self::Missing { key, .. } => {
@@ -117,6 +125,17 @@ impl Error {
             }
         }
     }
+}
+
+/// Overrides that a message lists.
+const MAX_LISTED: usize = 3;
+
+/// Overrides as they are given on the command line.
+fn set_options(overrides: &[String]) -> String {
+    if overrides.len() > MAX_LISTED {
+        return format!("the {} settings of the command line", overrides.len());
+    }
+    overrides.iter().map(|setting| format!("`--set {setting}`")).collect::<Vec<_>>().join(" or ")
 }
 
 /// The last part of a dotted key.

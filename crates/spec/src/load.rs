@@ -10,11 +10,20 @@ impl Experiment {
     /// Reads, merges and checks an experiment file.
     ///
     /// # Errors
-    /// Every mistake of [`Document::load`], and values out of range.
+    /// Every mistake of [`Document::load`], and values out of range; [`Error::ByOverride`] where the file alone has none.
     pub fn load(path: &Path, overrides: &[String]) -> Result<(Self, Document)> {
-        let document = Document::load(path, overrides)?;
-        let experiment = Self::from_document(&document)?;
-        Ok((experiment, document))
+        let load = |overrides: &[String]| -> Result<(Self, Document)> {
+            let document = Document::load(path, overrides)?;
+            Ok((Self::from_document(&document)?, document))
+        };
+        load(overrides).map_err(|error| match error {
+            Error::Read { .. } | Error::Override { .. } => error,
+            // what the file alone does not have comes from the command line, whichever line it is found at
+            error if !overrides.is_empty() && load(&[]).is_ok() => {
+                Error::ByOverride { error: Box::new(error), overrides: overrides.to_vec() }
+            }
+            error => error,
+        })
     }
 
     /// The typed view of a merged document.

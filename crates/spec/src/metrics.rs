@@ -21,6 +21,12 @@ impl Metric {
     pub fn is_machine_dependent(&self) -> bool {
         matches!(self.unit, "s" | "bytes")
     }
+
+    /// The smallest and the largest value of a share; one of something that may be negative has no smallest.
+    pub fn range(&self) -> Option<[f64; 2]> {
+        let of_signed = [ETA, IDEAL_ETA, OBJECTIVE_SHARE, EXPLAINED_VARIANCE].contains(self);
+        (self.unit == "share").then_some([if of_signed { f64::NEG_INFINITY } else { 0.0 }, 1.0])
+    }
 }
 
 impl fmt::Display for Metric {
@@ -71,6 +77,7 @@ catalogue! {
     ROWS_RESPONSE_CUT = "rows_response_cut", "rows", "rows with a completion that is cut at its end, so that it has no end token";
     ROWS_CUT_AT_EOS = "rows_cut_at_eos", "rows", "rows with a completion that is cut at its first end token";
     ROWS_MERGED = "rows_merged", "rows", "rows whose prompt ends before a token that holds the beginning of a completion";
+    JUDGE_PAIRS = "judge_pairs", "pairs", "pairs on validation and test prompts that the judge is learned from (judge.kind = world on own rows)";
     BAYES_ACCURACY = "bayes_accuracy", "share", "mean over rows of the larger label probability: an upper bound for any judge";
     TAU = "tau", "gold reward", "temperature of the Bradley-Terry labels";
     PAIR_ACCURACY_TRAIN = "pair_accuracy_train", "share", "rows where the chosen response scores higher, ties half; train prompts", trl "train/accuracy";
@@ -169,6 +176,13 @@ mod tests {
         assert_eq!(names.len(), ALL.len());
         assert_eq!(find("gold_reward"), Some(GOLD));
         assert_eq!(find("gold"), None);
+    }
+
+    #[test]
+    fn a_share_is_at_most_one() {
+        assert_eq!(WIN_RATE.range(), Some([0.0, 1.0]));
+        assert_eq!(ETA.range(), Some([f64::NEG_INFINITY, 1.0]), "gold below the reference's");
+        assert_eq!(GOLD.range(), None);
     }
 
     #[test]

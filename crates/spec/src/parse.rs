@@ -72,5 +72,5 @@ pub(crate) fn read_override(argument: &str) -> Result<(Table, SourceSpan)> {
         .unwrap_or_else(|| Value::String(value.into()));
     let table = key.rsplit('.').fold(value, |inner, name| Value::Table(Table::from_iter([(name.to_string(), inner)])));
     let Value::Table(table) = table else { return Err(invalid()) };
-    Ok((table, SourceSpan { name: "--set".into(), text: argument.into(), span: 0..argument.len() }))
+    Ok((table, SourceSpan { name: "the command line, --set".into(), text: argument.into(), span: 0..argument.len() }))
 }

@@ -34,6 +34,15 @@ impl SourceMap {
         self.spans.insert(key, span);
     }
 
+    /// The span of an override: of its key, by value and by name, and of the tables around it that the file does not have.
+    pub(crate) fn insert_override(&mut self, key: &str, span: &SourceSpan) {
+        self.insert(key.into(), span.clone());
+        self.names.remove(key);
+        for (dot, _) in key.match_indices('.') {
+            self.spans.entry(key[..dot].into()).or_insert_with(|| span.clone());
+        }
+    }
+
     pub(crate) fn insert_name(&mut self, key: String, span: SourceSpan) {
         self.names.insert(key, span);
     }

@@ -63,6 +63,30 @@ fn the_command_line_overrides_the_file_and_says_so() {
     assert!(Document::parse("t", text, &["nonsense".into()]).is_err());
 }
 
+/// A mistake of the command line shows no line of the file, whether the file has the key or not.
+#[test]
+fn a_mistake_of_the_command_line_is_not_blamed_on_the_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("e.toml");
+    std::fs::write(&file, "seeds = 2\n[arms.a]\nmethod = \"dpo\"\nbeta = 0.1\n").expect("written");
+    let error = |set: &[&str]| {
+        let overrides: Vec<String> = set.iter().map(|text| (*text).into()).collect();
+        Experiment::load(&file, &overrides).expect_err("refused")
+    };
+    for set in ["arms.a.beta=-1", "arms.a.betta=0.2", "arms.b.beta=0.2", "stages.rm.steps=0"] {
+        let error = error(&[set]);
+        assert!(error.to_string().ends_with("(caused by the command line)"), "{error}");
+        assert!(error.hint().contains(&format!("change `--set {set}`")), "{}", error.hint());
+        let span = error.span().expect("a span");
+        assert_eq!((span.name.as_str(), span.text.as_str()), ("the command line, --set", set));
+    }
+    // the line that clashes is the file's, and the cause is not
+    let clash = error(&["arms.a.loss=\"simpo\"", "arms.a.simpo_margin=-1"]);
+    assert!(clash.hint().contains("` or `--set arms.a.simpo_margin=-1`"), "{}", clash.hint());
+    std::fs::write(&file, "seeds = 0\n[arms.a]\nmethod = \"dpo\"\n").expect("written");
+    assert!(matches!(error(&["name=x"]), Error::OutOfRange { .. }), "the file is wrong by itself");
+}
+
 #[test]
 fn every_name_of_a_loss_is_accepted_and_settings_that_no_loss_reads_conflict() {
     for &word in crate::pair_loss::PAIR_LOSSES {

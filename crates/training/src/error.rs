@@ -50,7 +50,8 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Diverged { step: 1.., .. } => Some(
-                "try a lower `learning_rate`, for example a tenth of it, or a lower `learner.clip_norm`; finished stages are kept"
+                "try a lower `learning_rate`, for example a tenth of it, or a lower `learner.clip_norm`; an extreme `beta` or scale of \
+                 scores diverges at any rate. Finished stages are kept"
                     .into(),
             ),
             Self::Diverged { .. } => Some(
@@ -78,7 +79,11 @@ mod tests {
         assert_eq!(rated.to_string(), "training diverged at step 7: the loss is NaN, at a learning rate of 0.5");
         assert_eq!(rated.at_rate(2.0).at_step(9).to_string().split(", ").last(), Some("at a learning rate of 0.5"));
         let hint = |step| diverged(step).hint().unwrap_or_default();
-        assert!(hint(1).contains("`learner.clip_norm`") && hint(0).contains("the stages before it"));
+        assert!(
+            hint(1).contains("`learner.clip_norm`")
+                && hint(1).contains("`beta`")
+                && hint(0).contains("the stages before it")
+        );
     }
 
     #[test]

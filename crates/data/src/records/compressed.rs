@@ -1,5 +1,6 @@
 //! Files of rows, compressed or not, read with limits on what comes out of them.
 
+use super::bytes_read::{BytesRead, CountedFile};
 use crate::{Error, Result};
 use flate2::read::MultiGzDecoder;
 use std::fs::File;
@@ -43,11 +44,12 @@ pub(super) fn open_file(path: &Path) -> Result<File> {
     Err(Error::NoFile { path: path.into(), found: kind })
 }
 
-/// A file's bytes, decompressed as they are read.
-pub(super) fn open_bytes(path: &Path, compression: Compression) -> Result<Box<dyn Read + Send>> {
+/// A file's bytes, decompressed as they are read; `bytes` counts them as they lie on the disk.
+pub(super) fn open_bytes(path: &Path, compression: Compression, bytes: &BytesRead) -> Result<Box<dyn Read + Send>> {
     let read = |source| Error::Read { path: path.into(), source };
     let file = open_file(path)?;
     let limit = file.metadata().map_err(read)?.len().saturating_mul(MAX_RATIO).max(MIN_LIMIT);
+    let file = CountedFile { file, read: bytes.clone() };
     let limited = |reader: Box<dyn Read + Send>| Box::new(LimitedOutput { reader, remaining: limit });
     Ok(match compression {
         Compression::None => Box::new(file),
@@ -66,7 +68,7 @@ pub(super) fn open_seekable(path: &Path, compression: Compression) -> Result<Fil
         return open_file(path);
     }
     let read = |source| Error::Read { path: path.into(), source };
-    let mut bytes = open_bytes(path, compression)?;
+    let mut bytes = open_bytes(path, compression, &BytesRead::default())?;
     let mut file = tempfile::tempfile().map_err(read)?;
     std::io::copy(&mut bytes, &mut file).and_then(|_| file.flush()).map_err(read)?;
     file.seek(SeekFrom::Start(0)).map_err(read)?;
@@ -126,7 +128,8 @@ mod tests {
         zstd::stream::copy_encode(zeros(), File::create(&zstd).expect("a file"), 1).expect("written");
         for (path, compression) in [(gzip, Compression::Gzip), (zstd, Compression::Zstd)] {
             let size = path.metadata().expect("there").len();
-            let read = std::io::copy(&mut open_bytes(&path, compression).expect("opened"), &mut std::io::sink());
+            let mut bytes = open_bytes(&path, compression, &BytesRead::default()).expect("opened");
+            let read = std::io::copy(&mut bytes, &mut std::io::sink());
             let error = read.expect_err("too much").to_string();
             assert!(size * MAX_RATIO < 80 << 20 && error.contains("256 times its size"), "{size} {error}");
         }

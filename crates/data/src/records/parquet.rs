@@ -1,6 +1,7 @@
 //! Parquet files, row by row. Sizes are checked before the library allocates memory, and a panic of the library on a file's
 //! bytes is an error of the file.
 
+use super::bytes_read::BytesRead;
 use super::foreign_format::{START, foreign_format};
 use super::numbered::NumberedRecord;
 use crate::json::Json;
@@ -19,6 +20,9 @@ pub(super) struct ParquetRows {
     rows: RowIter<'static>,
     count: usize,
     is_finished: bool,
+    /// A row's part of the file.
+    row_bytes: u64,
+    read: BytesRead,
 }
 
 impl ParquetRows {
@@ -26,7 +30,7 @@ impl ParquetRows {
     ///
     /// # Errors
     /// A file that is damaged, or that declares more than its bytes can hold.
-    pub(super) fn open(path: &Path, mut file: File) -> Result<Self> {
+    pub(super) fn open(path: &Path, mut file: File, bytes: &BytesRead) -> Result<Self> {
         let read = |source| Error::Read { path: path.into(), source };
         let mut start = vec![];
         (&mut file).take(START).read_to_end(&mut start).map_err(read)?;
@@ -39,12 +43,14 @@ impl ParquetRows {
             other => Error::Paths { path: path.into(), problem: format!("it is damaged or cut off: {other}") },
         };
         let reader = duel_tables::open(file).map_err(refuse)?;
+        let rows = u64::try_from(reader.metadata().file_metadata().num_rows()).unwrap_or(0);
+        let row_bytes = std::fs::metadata(path).map_or(0, |file| file.len()) / rows.max(1);
         let rows = guarded(|| Ok(RowIter::from_file_into(Box::new(reader) as Box<dyn FileReader>))).map_err(refuse)?;
-        Ok(Self::new(rows))
+        Ok(Self { row_bytes, read: bytes.clone(), ..Self::new(rows) })
     }
 
     fn new(rows: RowIter<'static>) -> Self {
-        Self { rows, count: 0, is_finished: false }
+        Self { rows, count: 0, is_finished: false, row_bytes: 0, read: BytesRead::default() }
     }
 
     fn next_row(&mut self) -> Option<std::result::Result<Row, String>> {
@@ -63,6 +69,7 @@ impl Iterator for ParquetRows {
     fn next(&mut self) -> Option<Self::Item> {
         let row = self.next_row()?;
         self.count += 1;
+        self.read.add(self.row_bytes);
         Some((self.count, row.map(|row| object(row.get_column_iter()))))
     }
 }
@@ -104,7 +111,7 @@ mod tests {
         let mut bytes = bytes.to_vec();
         bytes[index] = to;
         std::fs::write(file.path(), bytes).expect("written");
-        ParquetRows::open(file.path(), File::open(file.path()).expect("there"))
+        ParquetRows::open(file.path(), File::open(file.path()).expect("there"), &BytesRead::default())
             .err()
             .map_or(String::new(), |e| e.to_string())
     }

@@ -5,7 +5,7 @@ use super::reader::{DecidedRow, RowSource, RowUse, read_rows};
 use crate::encode::Encoder;
 use crate::keys::{ids_text, prompt_key, text_key};
 use crate::pairs::PreferenceRow;
-use crate::records::{Content, Record};
+use crate::records::{BytesRead, Content, Record};
 use crate::stats::RowStats;
 use crate::{Error, PromptResponse, Result};
 use duel_spec::Split;
@@ -24,7 +24,8 @@ pub(super) const PROMPTS: &str = "prompts.json";
 /// A file that cannot be read; a split without rows; a prompt that occurs in the files of two splits.
 pub fn prepare(source: &RowSource, encoder: &Encoder, to: &Path) -> Result<RowStats> {
     let mut collector = RowCollector::new(source);
-    let stats = read_rows(source, Some(encoder), |row, stats| collector.add(row, stats.read as u64))?;
+    let stats =
+        read_rows(source, Some(encoder), &BytesRead::default(), |row, stats| collector.add(row, stats.read as u64))?;
     stats.check()?;
     collector.write(to)?;
     Ok(stats)

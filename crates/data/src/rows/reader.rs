@@ -5,7 +5,7 @@ use super::key_map::KeyMap;
 use super::text_marks::{ControlTokens, odd_characters, texts};
 use crate::encode::{EncodedRow, Encoder};
 use crate::keys::{ids_key, ids_text, prompt_key, text_key};
-use crate::records::{self, Columns, Content, Record};
+use crate::records::{self, BytesRead, Columns, Content, Record};
 use crate::stats::{FindingKind, RowStats};
 use crate::{Error, Result};
 use duel_spec::{LossMask, Overlong, Split};
@@ -61,14 +61,15 @@ pub(crate) struct DecidedRow {
     pub(crate) findings: Vec<(FindingKind, String)>,
 }
 
-/// Reads the files row by row. `on_row` is called with every row that can be read, in order, and the counts so far. Without an
-/// encoder nothing is too long, and rows are compared as text.
+/// Reads the files row by row. `on_row` is called with every row that can be read, in order, and the counts so far; `bytes` counts
+/// what is read. Without an encoder nothing is too long, and rows are compared as text.
 ///
 /// # Errors
 /// A file that cannot be read; problems within it are findings.
 pub(crate) fn read_rows(
     source: &RowSource,
     encoder: Option<&Encoder>,
+    bytes: &BytesRead,
     mut on_row: impl FnMut(DecidedRow, &RowStats),
 ) -> Result<RowStats> {
     if source.files.len() > usize::from(u16::MAX) {
@@ -90,7 +91,7 @@ pub(crate) fn read_rows(
     let mut filter = RowFilter { source, encoder, held_out, start, rows: KeyMap::new(), prompts: KeyMap::new() };
     let mut stats = RowStats::default();
     for (file, (_, path)) in source.files.iter().enumerate() {
-        for (line, row) in records::read(path, &source.columns, encode)? {
+        for (line, row) in records::read_counted(path, &source.columns, bytes.clone(), encode)? {
             stats.read += 1;
             let records = row.unwrap_or_else(|problem| {
                 stats.malformed += 1;

@@ -1,5 +1,5 @@
 //! Calibration of a reward model: how often the response with the higher score was chosen, against the probability that the
-//! scores give it.
+//! scores give it. And warnings about reward models and judges that know too little.
 
 use crate::analysis::points::ReliabilityBin;
 use crate::analysis::run::Run;
@@ -27,17 +27,37 @@ pub(crate) fn at_chance(run: &Run) -> Vec<String> {
         .map(|(seed, share)| {
             let n = pairs(seed);
             let [low, high] = wilson(share * n, n, 0.95);
-            format!("{share:.2} of {n} at seed {seed} (95% interval {low:.2} to {high:.2})")
+            format!("{share:.2} of {n} pairs at seed {seed} (95% interval {low:.2} to {high:.2})")
         })
         .collect();
     if weak.is_empty() {
         return vec![];
     }
     vec![format!(
-        "the reward model cannot be told from chance by the held-out pairs that it orders as they are labelled: {}; a policy \
+        "on held-out pairs the reward model may be no better than a coin: it scores the chosen response higher in {}; a policy \
          optimized against it may fit noise. Train it longer or on more rows, or hold out more pairs (`stages.pairs.holdout_rows`)",
         weak.join(", ")
     )]
+}
+
+/// Pairs below which a judge that is learned from them says little. At 50 the 95% interval of a preference that holds in seven pairs
+/// of ten is .56 to .81 (Wilson 1927).
+const FEWEST_JUDGE_PAIRS: usize = 50;
+
+/// The warning about a judge that is learned from so many pairs of a person's rows.
+pub fn weak_judge(pairs: usize) -> Option<String> {
+    (pairs < FEWEST_JUDGE_PAIRS).then(|| {
+        format!(
+            "the judge is learned from {pairs} held-out pair{}, too few to know what is preferred, so that gold reward says little. \
+             Give more rows, raise `world.rows.holdout`, or choose another `judge.kind`",
+            if pairs == 1 { "" } else { "s" }
+        )
+    })
+}
+
+/// The same of a run.
+pub(crate) fn weak_judge_of(run: &Run) -> Option<String> {
+    run.shared_metric("corpus", metrics::JUDGE_PAIRS).first().and_then(|&pairs| weak_judge(pairs as usize))
 }
 
 #[cfg(test)]
@@ -90,7 +110,7 @@ mod tests {
         let warnings = at_chance(&calibrated(&[(0.9, &[(0, 50.0, 0.9, 0.9)]), (0.54, weak)]));
         assert_eq!(warnings.len(), 1);
         assert!(
-            warnings[0].contains("as they are labelled: 0.54 of 50 at seed 1 (95% interval 0.40 to 0.67); a policy"),
+            warnings[0].contains("higher in 0.54 of 50 pairs at seed 1 (95% interval 0.40 to 0.67); a policy"),
             "{warnings:?}"
         );
         assert!(at_chance(&calibrated(&[(0.9, &[(0, 50.0, 0.9, 0.9)])])).is_empty());
@@ -104,6 +124,19 @@ mod tests {
         assert!(is_chance(10.0, 50.0), "worse than chance");
         assert!(!is_chance(f64::NAN, 0.0) && !is_chance(0.0, 0.0), "nothing was held out");
         assert!(!is_chance(540.0, 1000.0) && is_chance(525.0, 1000.0));
+    }
+
+    #[test]
+    fn a_judge_of_few_pairs_is_named() {
+        let warning = |pairs: Option<f64>| {
+            let mut run = HandMadeRun::new("name = 'judged'\n[arms.a]\nmethod = 'dpo'");
+            if let Some(value) = pairs {
+                run.row([SHARED_ARM, NO_POINT, "corpus"], 0, Clocks::default(), metrics::JUDGE_PAIRS, value);
+            }
+            weak_judge_of(&run.finish())
+        };
+        assert!(warning(Some(3.0)).is_some_and(|text| text.contains("from 3 held-out pairs")));
+        assert_eq!((warning(Some(50.0)), warning(None)), (None, None), "enough, and none that is learned");
     }
 
     #[test]

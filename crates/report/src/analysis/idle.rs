@@ -24,7 +24,7 @@ pub(crate) fn warnings(run: &Run) -> Vec<String> {
         let idle = updates.iter().filter(|&&updates| updates == 0.0).count();
         if idle > 0 {
             warnings.push(format!(
-                "{name}: in {idle} of {} trainings no update moved it, so that it is what it began as",
+                "{name}: in {idle} of {} trainings no update changed the weights, so that the result is what it started from",
                 updates.len()
             ));
         }
@@ -66,8 +66,8 @@ mod tests {
         assert_eq!(
             warnings_of([(9.0, 0.0), (0.0, 0.0)], [(0.0, 0.0); 2]),
             [
-                "rm: in 1 of 2 trainings no update moved it, so that it is what it began as",
-                "a POINT: in 2 of 2 trainings no update moved it, so that it is what it began as",
+                "rm: in 1 of 2 trainings no update changed the weights, so that the result is what it started from",
+                "a POINT: in 2 of 2 trainings no update changed the weights, so that the result is what it started from",
             ]
         );
     }

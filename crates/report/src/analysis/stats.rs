@@ -1,6 +1,7 @@
 //! Statistics over seeds, the unit of replication (docs/verdicts.md, Statistics).
 
 use crate::format::fixed;
+use duel_spec::metrics::Metric;
 use duel_spec::seeds::{self, Stream};
 use rand::RngExt;
 use statrs::distribution::{Binomial, ContinuousCDF, DiscreteCDF, Normal, StudentsT};
@@ -68,6 +69,20 @@ impl Estimate {
     /// Of the differences `a − b`, paired by index.
     pub fn of_differences(a: &[f64], b: &[f64]) -> Option<Self> {
         Self::of(&a.iter().zip(b).map(|(a, b)| difference(*a, *b)).collect::<Vec<_>>())
+    }
+
+    /// As text; the interval by its ends where it would leave the range of the metric: a share has none beyond 1.
+    pub(crate) fn text(&self, metric: Metric, places: usize) -> String {
+        let Some((half, [least, most])) = self.half_width.filter(|half| *half > 0.0).zip(metric.range()) else {
+            return format!("{self:.places$}");
+        };
+        let [low, high] = [self.mean - half, self.mean + half];
+        // a mean beyond the range by an approximation stays as it is
+        if !(least..=most).contains(&self.mean) || (low >= least && high <= most) {
+            return format!("{self:.places$}");
+        }
+        let [mean, low, high] = [self.mean, low.max(least), high.min(most)].map(|x| fixed(x, places));
+        format!("{mean} ({low} to {high})")
     }
 
     /// Whether the interval lies on one side of zero; `None` without an interval.
@@ -257,6 +272,18 @@ impl fmt::Display for Estimate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use duel_spec::metrics;
+
+    /// Half widths: 12.706 · .05 of two seeds .55 and .65, and .0127 of .98 and .982.
+    #[test]
+    fn an_interval_ends_where_the_values_of_its_metric_do() {
+        let text = |values: &[f64], metric| Estimate::of(values).expect("two values").text(metric, 3);
+        assert_eq!(text(&[0.55, 0.65], metrics::WIN_RATE), "0.600 (0.000 to 1.000)");
+        assert_eq!(text(&[0.55, 0.65], metrics::ETA), "0.600 (-0.035 to 1.000)");
+        assert_eq!(text(&[0.55, 0.65], metrics::GOLD), "0.600 ± 0.635");
+        assert_eq!(text(&[0.98, 0.982], metrics::WIN_RATE), "0.981 ± 0.013");
+        assert_eq!(text(&[1.0, 1.0], metrics::WIN_RATE), "1.000", "set, not measured");
+    }
 
     /// By hand: values 1, 2, 4, 5 have mean 3, sd √(10/3) = 1.825742, t_{.975,3} = 3.182446,
     /// half width 3.182446 · 1.825742 / 2 = 2.905162.

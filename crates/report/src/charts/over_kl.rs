@@ -100,7 +100,23 @@ pub(crate) fn frontiers(runs: &[Run]) -> Plot {
     Plot::new(WIDE, KL_AXIS, gold_axis(&runs[0]), series)
 }
 
-/// Gold and learned reward above the reference over √KL.
+/// Means over seeds of two metrics of every checkpoint of a point's training, in step order.
+fn checkpoint_means(point: &MeasuredPoint, x: Metric, y: Metric) -> Vec<(f64, f64)> {
+    let length = point.seeds.values().map(Vec::len).min().unwrap_or(0);
+    let both = |k: usize| -> Option<(f64, f64)> {
+        let values =
+            point.seeds.values().filter_map(|evaluations| Some((evaluations[k].test(x)?, evaluations[k].test(y)?)));
+        let (xs, ys): (Vec<f64>, Vec<f64>) = values.unzip();
+        (!xs.is_empty()).then(|| (mean(&xs), mean(&ys)))
+    };
+    (0..length).filter_map(both).collect()
+}
+
+/// Checkpoints of an arm beyond which a chart shows none of them.
+const MAX_CHECKPOINTS: usize = 160;
+
+/// Gold and learned reward above the reference over √KL: a line through the finished policies of an arm, and its checkpoints; of an arm
+/// with a single point, a line along its training.
 pub(crate) fn gold_and_proxy(run: &Run) -> Option<Plot> {
     let base = |metric| run.reference().map(|p| mean(&p.final_test(metric)));
     let (gold, proxy) = (base(metrics::GOLD)?, base(metrics::PROXY)?);
@@ -114,18 +130,35 @@ pub(crate) fn gold_and_proxy(run: &Run) -> Option<Plot> {
         .flat_map(|p| p.final_test(metrics::KL))
         .fold(0.0, f64::max);
     for (arm, color) in arms.chain(theoretical) {
-        for (metric, base, style, what) in [
-            (metrics::GOLD, gold, MarkStyle::Line { width: 2.2 }, "gold"),
-            (metrics::PROXY, proxy, MarkStyle::Dashed { width: 1.8 }, "proxy"),
+        for (metric, base, style, mark, what) in [
+            (metrics::GOLD, gold, MarkStyle::Line { width: 2.2 }, MarkStyle::Dots { radius: 2.0 }, "gold"),
+            (metrics::PROXY, proxy, MarkStyle::Dashed { width: 1.8 }, MarkStyle::Rings { radius: 2.0 }, "proxy"),
         ] {
-            let (data, _) = point_means(run, arm, metrics::KL, metric);
-            let inside = data.into_iter().filter(|p| p.0 <= largest_kl * 1.05);
-            let rises: Vec<(f64, f64)> = inside.map(|(kl, reward)| (kl.max(0.0).sqrt(), reward - base)).collect();
-            if rises.is_empty() {
+            let rises = |data: Vec<(f64, f64)>| -> Vec<(f64, f64)> {
+                let inside = data.into_iter().filter(|p| p.0 <= largest_kl * 1.05);
+                inside.map(|(kl, reward)| (kl.max(0.0).sqrt(), reward - base)).collect()
+            };
+            let along = |point: &MeasuredPoint| rises(checkpoint_means(point, metrics::KL, metric));
+            let points: Vec<&MeasuredPoint> = run.points_of(arm).collect();
+            let line = match points[..] {
+                [point] => along(point),
+                _ => rises(point_means(run, arm, metrics::KL, metric).0),
+            };
+            if line.is_empty() {
                 continue;
             }
-            let line = std::iter::once((0.0, 0.0)).chain(rises).collect();
-            series.push(Series::new(style, color, line).named(format!("{} {what}", arm.to_uppercase())));
+            let name = format!("{} {what}", arm.to_uppercase());
+            let has_checkpoints =
+                |point: &&MeasuredPoint| point.seeds.values().any(|evaluations| evaluations.len() > 1);
+            let is_drawn = points.len() > 1 && points.iter().any(has_checkpoints);
+            let checkpoints: Vec<(f64, f64)> =
+                if is_drawn { points.into_iter().flat_map(along).collect() } else { vec![] };
+            if (1..=MAX_CHECKPOINTS).contains(&checkpoints.len()) {
+                let dots = Series::new(mark, color, checkpoints).with_opacity(0.3);
+                series.push(dots.described(format!("{name}, one checkpoint")));
+            }
+            let line = std::iter::once((0.0, 0.0)).chain(line).collect();
+            series.push(Series::new(style, color, line).named(name));
         }
     }
     (!series.is_empty()).then(|| Plot::new(WIDE, "√KL, √nats", "reward above the reference's", series))

@@ -2,6 +2,8 @@
 
 pub(crate) mod compare;
 pub(crate) mod export;
+#[cfg(test)]
+mod large_page;
 mod rendering;
 pub(crate) mod report;
 mod run_page;

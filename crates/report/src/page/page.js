@@ -9,8 +9,9 @@ toggle.addEventListener("click", () => paint(!isDark()));
 
 // Values of a chart: under the pointer, or one after another by the arrow keys.
 for (const chart of document.querySelectorAll(".chart[data-spots]")) {
-  const spots = JSON.parse(chart.dataset.spots);
-  if (!spots.length) continue;
+  if (chart.dataset.spots === "[]") continue;
+  let parsed; // when they are first asked for: a large page has megabytes of them
+  const all = () => parsed ??= JSON.parse(chart.dataset.spots);
   const svg = chart.querySelector("svg"), [width, height] = [svg.viewBox.baseVal.width, svg.viewBox.baseVal.height];
   const tip = chart.appendChild(Object.assign(document.createElement("div"), { className: "tip" }));
   const mark = chart.appendChild(Object.assign(document.createElement("div"), { className: "mark" }));
@@ -18,7 +19,7 @@ for (const chart of document.querySelectorAll(".chart[data-spots]")) {
   let at = -1;
   const show = place => {
     at = place;
-    const spot = spots[place], x = spot.x / width * chart.clientWidth, y = spot.y / height * chart.clientHeight;
+    const spot = all()[place], x = spot.x / width * chart.clientWidth, y = spot.y / height * chart.clientHeight;
     tip.textContent = spot.words;
     tip.style.display = mark.style.display = "block";
     mark.style.left = `${x}px`; mark.style.top = `${y}px`;
@@ -30,7 +31,7 @@ for (const chart of document.querySelectorAll(".chart[data-spots]")) {
     const box = svg.getBoundingClientRect(), scale = width / box.width;
     const [x, y] = [(event.clientX - box.left) * scale, (event.clientY - box.top) * scale];
     let best = -1, least = 900;
-    spots.forEach((spot, place) => {
+    all().forEach((spot, place) => {
       const far = (spot.x - x) ** 2 + (spot.y - y) ** 2;
       if (far < least) [best, least] = [place, far];
     });
@@ -43,7 +44,7 @@ for (const chart of document.querySelectorAll(".chart[data-spots]")) {
     if (event.key === "Escape") hide();
     if (!step) return;
     event.preventDefault();
-    show((at + step + spots.length) % spots.length);
+    show((at + step + all().length) % all().length);
   });
 }
 

@@ -36,6 +36,13 @@ pub fn write(run: &Path) -> Result<ReportSummary> {
     let page = report.join("index.html");
     duel_ledger::write_atomically(&page, run_page::fill(&run, &charts, &tables, &edges, &verdicts)?.as_bytes())?;
     let weak = calibration::at_chance(&run);
-    let warnings = run.notes().into_iter().chain(weak).chain(idle::warnings(&run)).chain(edges).collect();
+    let warnings = run
+        .notes()
+        .into_iter()
+        .chain(weak)
+        .chain(calibration::weak_judge_of(&run))
+        .chain(idle::warnings(&run))
+        .chain(edges)
+        .collect();
     Ok(ReportSummary { page, finding: finding::finding(&run), warnings })
 }

@@ -114,12 +114,14 @@ fn experiment_context(run: &Run) -> Value {
 fn measured_context(run: &Run) -> Value {
     let of_reference = |metric: Metric| run.reference().map(|p| p.final_test(metric)).unwrap_or_default();
     let shared = |stage: &str, metric: Metric, places: usize| {
-        Estimate::of(&run.shared_metric(stage, metric)).map(|e| format!("{e:.places$}"))
+        Estimate::of(&run.shared_metric(stage, metric)).map(|e| e.text(metric, places))
     };
+    let spreads = of_reference(metrics::GOLD_SD);
     context! {
         reference => context! {
             gold => Estimate::of(&of_reference(metrics::GOLD)).map(|e| format!("{e:.2}")),
-            gold_sd => fixed(mean(&of_reference(metrics::GOLD_SD)), 2),
+            gold_sd => fixed(mean(&spreads), 2),
+            without_spread => !spreads.is_empty() && spreads.iter().all(|sd| *sd == 0.0),
         },
         bayes => shared("pairs", metrics::BAYES_ACCURACY, 3),
         tau => shared("pairs", metrics::TAU, 2),
@@ -144,6 +146,7 @@ fn run_context(run: &Run) -> Value {
         unfinished => run.missing_summary(),
         dropped_claims => run.dropped_claims(),
         weak => calibration::at_chance(run),
+        weak_judge => calibration::weak_judge_of(run),
         idle => idle::warnings(run),
         threads => costs::threads_label(run),
         manifest => Serde(manifest),
@@ -151,10 +154,28 @@ fn run_context(run: &Run) -> Value {
         costs_compared => can_compare_costs(run),
         seconds => manifest.wall_seconds.map(seconds),
         memory => si(manifest.peak_memory as f64),
-        folder => format!("runs/{}", run.experiment.name),
+        folder => place_of(run),
         command => std::iter::once("duel").chain(arguments).collect::<Vec<_>>().join(" "),
         settings => std::fs::read_to_string(run.folder.join("experiment.toml")).unwrap_or_default(),
     }
+}
+
+/// The run directory, as the command that made the run named it: `DIR/NAME` by `--out DIR`. The page of a merged run is the same
+/// wherever it was merged into.
+fn place_of(run: &Run) -> String {
+    if run.manifest.is_merged() {
+        return "RUN".into();
+    }
+    let command = &run.manifest.command;
+    let option = |name: &str| {
+        let value = |(index, word): (usize, &String)| match word.strip_prefix(name)? {
+            "" => command.get(index + 1).cloned(),
+            rest => rest.strip_prefix('=').map(String::from),
+        };
+        command.iter().enumerate().filter_map(value).next_back()
+    };
+    let out = option("--out").unwrap_or_else(|| "runs".into());
+    format!("{}/{}", out.trim_end_matches('/'), run.experiment.name)
 }
 
 /// How many times the cost of the cheaper of two arms the other has.
@@ -255,7 +276,7 @@ fn arm_summary(run: &Run, arm: &str, costs: &[ArmCost]) -> Option<ArmSummary> {
     let featured = run.featured(arm)?;
     let cost = costs.iter().find(|c| c.arm == arm)?;
     let estimate_of =
-        |metric: Metric, places: usize| Estimate::of(&featured.final_test(metric)).map(|e| format!("{e:.places$}"));
+        |metric: Metric, places: usize| Estimate::of(&featured.final_test(metric)).map(|e| e.text(metric, places));
     let golds = featured.final_test(metrics::GOLD);
     let reference = run.reference()?;
     let gain = Estimate::of_differences(&golds, &reference.final_test(metrics::GOLD))?;
@@ -277,7 +298,7 @@ fn arm_summary(run: &Run, arm: &str, costs: &[ArmCost]) -> Option<ArmSummary> {
         kl: estimate_of(metrics::KL, 2)?,
         eta: estimate_of(metrics::ETA, 2),
         ideal_eta: estimate_of(metrics::IDEAL_ETA, 2),
-        best_eta: best.and_then(|p| Estimate::of(&p.final_test(metrics::ETA))).map(|e| format!("{e:.2}")),
+        best_eta: best.and_then(|p| Estimate::of(&p.final_test(metrics::ETA))).map(|e| e.text(metrics::ETA, 2)),
         best_eta_label: best.map(|p| p.display_label()),
         win_rate: percent(mean(&featured.final_test(metrics::WIN_RATE))),
         proxy: estimate_of(metrics::PROXY, 2).unwrap_or_default(),
@@ -365,7 +386,21 @@ fn featured(run: &Run) -> Vec<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::analysis::hand_made_run::HandMadeRun;
     use crate::analysis::verdict::Verdict;
+
+    #[test]
+    fn a_run_is_where_its_command_put_it() {
+        let place = |command: &str| {
+            let mut run = HandMadeRun::new("name = 'x'\n[arms.a]\nmethod = 'dpo'");
+            run.run().manifest.command = command.split_whitespace().map(String::from).collect();
+            place_of(&run.finish())
+        };
+        assert_eq!(place("duel run x.toml"), "runs/x");
+        assert_eq!(place("duel run x.toml --out /tmp/a/"), "/tmp/a/x");
+        assert_eq!(place("duel run --out=a x.toml --seeds 2"), "a/x");
+        assert_eq!(place(""), "runs/x", "a run of an older format");
+    }
 
     #[test]
     fn a_test_in_words() {

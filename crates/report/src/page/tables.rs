@@ -73,6 +73,11 @@ fn estimate(values: &[f64], places: usize) -> String {
     Estimate::of(values).map_or("–".into(), |e| format!("{e:.places$}"))
 }
 
+/// As [`estimate`], within the range of the metric.
+fn estimate_of(metric: Metric, values: &[f64], places: usize) -> String {
+    Estimate::of(values).map_or("–".into(), |e| e.text(metric, places))
+}
+
 /// Every point's metrics on test and on validation prompts.
 pub(crate) fn both_points(run: &Run) -> [TextTable; 2] {
     [points(run, "points", MeasuredPoint::final_test), points(run, "validation", MeasuredPoint::final_validation)]
@@ -100,7 +105,7 @@ fn points(run: &Run, name: &'static str, values_of: fn(&MeasuredPoint, Metric) -
     .collect();
     let row = |p: &MeasuredPoint| {
         let mut row = vec![p.arm.clone(), p.label.clone(), p.seeds.len().to_string()];
-        row.extend(columns.iter().map(|(_, metric, places)| estimate(&values_of(p, *metric), *places)));
+        row.extend(columns.iter().map(|(_, metric, places)| estimate_of(*metric, &values_of(p, *metric), *places)));
         row
     };
     let arms = run.arms();
@@ -280,7 +285,8 @@ fn stages(run: &Run) -> TextTable {
         .into_iter()
         .filter_map(|(label, stage, metric, places)| {
             let values = run.shared_metric(stage, metric);
-            (!values.is_empty()).then(|| vec![label.into(), estimate(&values, places), values.len().to_string()])
+            (!values.is_empty())
+                .then(|| vec![label.into(), estimate_of(metric, &values, places), values.len().to_string()])
         })
         .collect();
     TextTable { name: "stages", head: vec!["metric".into(), "value".into(), "seeds".into()], rows }

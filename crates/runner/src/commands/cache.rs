@@ -75,7 +75,7 @@ fn explain(args: &ExperimentArgs) -> Result<()> {
         if run.contains_stage(&stage.id)? {
             text += &format!("{}: reused, as {}\n", stage.label(), stage.id.folder());
         } else {
-            text += &format!("{}: made again, since {}\n", stage.label(), stage.id.folder());
+            text += &format!("{}: to be made, as {}\n", stage.label(), stage.id.folder());
             text += &why(&plan, stage, &all)?;
         }
     }
@@ -111,7 +111,7 @@ fn why(plan: &Plan, stage: &Stage, all: &[StageDir]) -> Result<String> {
     if different.is_empty() {
         let needs: Vec<String> = stage.needs.iter().map(|&need| plan.stages[need].label()).collect();
         text += &format!(
-            "    nothing that is written down: it is damaged, or of another format; it needs {}\n",
+            "    no setting: that stage is damaged or of another format, or what it needs differs: {}\n",
             needs.join(", ")
         );
     }

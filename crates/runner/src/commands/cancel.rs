@@ -14,12 +14,13 @@ pub fn cancel(path: &Path) -> Result<()> {
         count += cancel(&run)?;
     }
     if count == 0 {
-        print(&format!("`{}` has no jobs\n", run.path().display()));
+        print(&format!("`{}` has no jobs to cancel\n", run.path().display()));
+        return Ok(());
     }
     let is_followed = RunLock::take(run.path()).is_err();
     print(&format!(
-        "{count} jobs cancelled{}; what is finished stays\n",
-        if is_followed { ", and the process that monitors them was notified" } else { "" }
+        "{count} job arrays cancelled; finished stages and checkpoints are kept{}\n",
+        if is_followed { "; the `duel run` that follows them will end" } else { "" }
     ));
     Ok(())
 }

@@ -3,16 +3,14 @@
 use crate::commands::args::{ColumnArgs, OutputFormat};
 use crate::commands::row_report;
 use crate::error::{Error, Result};
-use crate::log;
 use crate::sources;
-use crate::sysinfo;
-use crate::terminal::{is_colored, print_styled, sanitize};
+use crate::task_progress::TaskProgress;
+use crate::terminal::{is_colored, print_styled, sanitize, warn};
 use crate::world::{PretrainedModel as Model, row_source, source_of};
 use clap::{Args, Subcommand};
 use duel_data::check::{self, DataReport};
 use duel_data::rows::RowSource;
-use duel_spec::{Document, Experiment, RowsSettings, Split, WorldKind};
-use indicatif::{ProgressBar, ProgressStyle};
+use duel_spec::{Document, Experiment, JudgeKind, RowsSettings, Split, WorldKind};
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, Subcommand)]
@@ -68,6 +66,8 @@ pub struct CheckInput {
     settings: RowsSettings,
     /// Whether these are the files and limits of a run.
     pub is_whole: bool,
+    /// Whether that run learns its judge from them.
+    is_judged_by_rows: bool,
 }
 
 /// Says what is wrong with rows, and what would become of them.
@@ -88,6 +88,7 @@ pub fn check(args: &CheckArgs) -> Result<()> {
             sanitize(&text).into_owned() + &row_report::examples(&report.examples, is_colored())
         }
     });
+    warn(input.judge_warning(&report).as_slice());
     let needs_fixing = report.needs_fixing(input.is_whole);
     if needs_fixing || (args.strict && report.has_findings()) {
         return Err(Error::Rows { of: input.name, needs_fixing });
@@ -193,7 +194,7 @@ impl CheckArgs {
         let model = self.model.as_ref().map(|path| as_text(path, "model").map(String::from)).transpose()?;
         let source = source_of(&settings, files, [usize::MAX; 2]);
         let name = name_of(&self.paths().map(PathBuf::as_path).collect::<Vec<_>>(), &source);
-        Ok(CheckInput { name, source, model, settings, is_whole: false })
+        Ok(CheckInput { name, source, model, settings, is_whole: false, is_judged_by_rows: false })
     }
 }
 
@@ -221,24 +222,31 @@ impl CheckInput {
     /// Of the experiment in a file.
     pub fn of_experiment(experiment: Experiment, file: &Path) -> Result<Self> {
         let source = row_source(&experiment)?;
+        let is_judged_by_rows = experiment.judge.kind == JudgeKind::World;
         let (model, settings) = (Some(experiment.model.from.clone()), experiment.world.rows);
-        Ok(Self { name: name_of(&[file], &source), source, model, settings, is_whole: true })
+        Ok(Self { name: name_of(&[file], &source), source, model, settings, is_whole: true, is_judged_by_rows })
+    }
+
+    /// What is to be said of the judge of a run of these rows.
+    pub fn judge_warning(&self, report: &DataReport) -> Option<String> {
+        let [_, validation, test] = report.stats.kept_by_split;
+        self.is_judged_by_rows.then(|| duel_report::weak_judge(validation + test)).flatten()
+    }
+
+    /// Bytes of all files.
+    pub fn bytes(&self) -> u64 {
+        let size = |(_, path): &(Option<Split>, PathBuf)| std::fs::metadata(path).map_or(0, |file| file.len());
+        self.source.files.iter().map(size).sum()
     }
 
     /// Reads all rows.
     pub fn check(&self, examples: usize) -> Result<DataReport> {
         let model = self.model.as_deref().map(Model::open).transpose()?;
         let encoder = model.as_ref().map(|model| model.encoder(&self.settings)).transpose()?;
-        let bar = match log::is_quiet() || sysinfo::is_dumb_terminal() {
-            true => ProgressBar::hidden(),
-            false => ProgressBar::new_spinner(),
-        };
-        if let Ok(style) = ProgressStyle::with_template("{human_pos} rows read  {elapsed}") {
-            bar.set_style(style);
-        }
-        let report = check::check(&self.source, encoder.as_ref(), examples, |rows| bar.set_position(rows as u64))?;
-        bar.finish_and_clear();
-        Ok(report)
+        let all = self.bytes();
+        let mut progress = TaskProgress::new("reading rows");
+        let on_row = |rows, bytes| progress.update(bytes, all, || format!("{} rows", row_report::with_commas(rows)));
+        Ok(check::check(&self.source, encoder.as_ref(), examples, on_row)?)
     }
 }
 

@@ -5,14 +5,16 @@ use crate::plan::{Plan, Stage, StageKind};
 use crate::sources;
 use crate::stages::StageContext;
 use crate::target::{self, ModelTarget};
+use crate::task_progress::while_writing;
 use crate::terminal::{print, warn};
 use crate::world::PretrainedModel;
+use burn::module::Module;
 use clap::Args;
 use clap::ValueEnum;
 use duel_ledger::RunDir;
 use duel_model::gguf::{self, Precision};
 use duel_model::{
-    Checkpoint, FileDType as Stored, SpecialTokens, TokenizerFiles, TransformerConfig, huggingface, peft,
+    Checkpoint, FileDType as Stored, SpecialTokens, TokenizerFiles, TransformerConfig, huggingface, peft, weights,
 };
 use duel_report::Run;
 use duel_spec::{Experiment, REFERENCE};
@@ -124,10 +126,27 @@ pub fn write(checkpoint: &Checkpoint, to: &Path, form: ExportAs, numbers: FileNu
         FileNumbers::F16 => Precision::F16,
         FileNumbers::Q8 => Precision::Q8,
     };
-    match form {
-        ExportAs::Gguf => Ok(gguf::write(to, checkpoint, precision)?),
-        _ => Ok(huggingface::write(to, checkpoint, stored(numbers))?),
-    }
+    let write = || -> Result<()> {
+        match form {
+            ExportAs::Gguf => Ok(gguf::write(to, checkpoint, precision)?),
+            _ => Ok(huggingface::write(to, checkpoint, stored(numbers))?),
+        }
+    };
+    while_writing(WRITING, to, weight_bytes(&checkpoint.policy, numbers), write)
+}
+
+/// What the progress of an export is called.
+pub(super) const WRITING: &str = "writing the weights";
+
+/// About how many bytes the weights of a model take in a file.
+pub(super) fn weight_bytes<M: Module>(model: &M, numbers: FileNumbers) -> u64 {
+    let weights: usize = weights::shapes(model).iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+    let bytes_of_32 = match numbers {
+        FileNumbers::F32 => 128,
+        FileNumbers::F16 | FileNumbers::Bf16 => 64,
+        FileNumbers::Q8 => 34,
+    };
+    weights as u64 * bytes_of_32 / 32
 }
 
 /// Says what llama.cpp computes otherwise than the model that was written.
@@ -192,7 +211,7 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     if args.form == ExportAs::Adapter {
         print(&match base.is_empty() {
             false => format!("its base: {base}\n"),
-            true => "its base is not known: give peft the model that it fits\n".into(),
+            true => "its base is not recorded: load it with peft onto the model that the arm started from\n".into(),
         });
     }
     Ok(())

@@ -1,11 +1,12 @@
 //! `duel export --reward-model`: the reward model of a run as a sequence classifier of transformers.
 
-use crate::commands::export::{ExportArgs, check_name, numbers, own_tokenizer, stored, unused};
+use crate::commands::export::{ExportArgs, WRITING, check_name, numbers, own_tokenizer, stored, unused, weight_bytes};
 use crate::error::{Error, Result};
 use crate::plan::{Plan, StageKind};
 use crate::sources;
 use crate::stages::{StageContext, learned_reward};
 use crate::target::ModelTarget;
+use crate::task_progress::while_writing;
 use crate::terminal::print;
 use crate::world::PretrainedModel;
 use duel_data::World;
@@ -50,8 +51,12 @@ pub fn export_reward_model(args: &ExportArgs) -> Result<()> {
     let score = Some([centre + reward.centre, reward.scale]);
 
     // 3. Beside its place, and then into it.
+    let bytes = weight_bytes(model, numbers);
     let checkpoint = ClassifierCheckpoint { config, model: model.clone(), tokenizer_files, pad, score };
-    target.write(|path| Ok(classifier::write(path, checkpoint, stored(numbers))?))?;
+    target.write(|path| {
+        let write = || Ok(classifier::write(path, checkpoint, stored(numbers))?);
+        while_writing(WRITING, path, bytes, write)
+    })?;
     print(&format!(
         "wrote {}: {}; the run's score is (logit - centre) / scale, see duel_score in config.json\n",
         args.to.display(),

@@ -1,9 +1,12 @@
 //! `duel import`: what the files of a model hold, and the model in another format.
 
-use crate::commands::export::{ExportAs, FileNumbers, note_differences, numbers, stored, unused, write};
+use crate::commands::export::{
+    ExportAs, FileNumbers, WRITING, note_differences, numbers, stored, unused, weight_bytes, write,
+};
 use crate::error::Result;
 use crate::sources;
 use crate::target::{self, ModelTarget};
+use crate::task_progress::while_writing;
 use crate::terminal::print;
 use crate::world;
 use clap::Args;
@@ -112,8 +115,12 @@ fn import_classifier(from: &Path, target: Option<ImportTarget<'_>>) -> Result<()
         return Err(unused(&format!("--to {}", to.display()), "GGUF files hold no head of a classifier"));
     }
     let Classifier { model: Pretrained { config, tokenizer_files, .. }, pad, .. } = classifier;
+    let bytes = weight_bytes(&model, numbers);
     let checkpoint = ClassifierCheckpoint { config, model, tokenizer_files, pad, score: None };
-    target.write(|made| Ok(duel_model::classifier::write(made, checkpoint, stored(numbers))?))?;
+    target.write(|made| {
+        let write = || Ok(duel_model::classifier::write(made, checkpoint, stored(numbers))?);
+        while_writing(WRITING, made, bytes, write)
+    })?;
     print(&format!("wrote {}\n", to.display()));
     Ok(())
 }

@@ -111,9 +111,9 @@ fn write_new(folder: &Path, text: &str) -> Result<PathBuf> {
     std::fs::create_dir_all(folder).map_err(io("create", folder))?;
     let to = folder.join("experiment.toml");
     let mut file = std::fs::File::create_new(&to).map_err(|source| match source.kind() {
-        std::io::ErrorKind::AlreadyExists => Error::Exists {
+        std::io::ErrorKind::AlreadyExists => Error::Occupied {
             path: to.clone(),
-            problem: "exists already",
+            problem: "exists already".into(),
             hint: "choose another folder, or remove the file: `duel init` replaces nothing",
         },
         _ => io("create", &to)(source),
@@ -202,6 +202,7 @@ pub fn init(args: &InitArgs) -> Result<()> {
     let input = CheckInput::of_experiment(experiment, &to)?;
     let report = input.check(0)?;
     print(&text(&report, &name, &input.source));
+    warn(input.judge_warning(&report).as_slice());
     print(&format!(
         "\nwrote {0}; next:\n  duel plan {0}    what it will cost here\n  duel run {0}     both arms, to the page\n",
         word(&to.to_string_lossy())

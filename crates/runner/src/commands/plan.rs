@@ -2,6 +2,8 @@
 
 use crate::calibration::{TimeSource, known_times, measure};
 use crate::commands::args::{ExperimentArgs, OutputFormat, concurrent_stages};
+use crate::commands::data::CheckInput;
+use crate::commands::row_report::with_commas;
 use crate::error::Result;
 use crate::estimate::{Estimator, ShapeInfo, StageCost, makespan};
 use crate::plan::{Plan, StageKind};
@@ -10,9 +12,10 @@ use crate::terminal::{format_bytes, format_seconds, json, print};
 use crate::warnings;
 use clap::Args;
 use duel_ledger::RunDir;
-use duel_spec::{Document, Experiment};
+use duel_spec::{Document, Experiment, WorldKind};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::path::Path;
 
 #[derive(Debug, Args)]
 pub struct PlanArgs {
@@ -50,10 +53,76 @@ struct PlanReport<'a> {
     times: TimeSource,
     /// Of the stages that may run at once; bytes.
     memory: f64,
+    /// Of a person's own rows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rows: Option<PlannedRows>,
     warnings: Vec<String>,
     /// Value and origin of each setting.
     #[serde(skip_serializing_if = "Option::is_none")]
     settings: Option<BTreeMap<String, [String; 2]>>,
+}
+
+/// Which of a person's rows a run takes.
+#[derive(Debug, Serialize)]
+struct PlannedRows {
+    /// Rows that were read, and pairs kept of them for training, validation and test; unknown of large files.
+    counts: Option<(usize, [usize; 3])>,
+    /// Pairs for training, and of each other split, at most.
+    most: [usize; 2],
+}
+
+/// Bytes of files that are read to count their rows: a second or so.
+const MAX_COUNTED: u64 = 16 << 20;
+
+impl PlannedRows {
+    /// Reads the rows, if that takes no longer than a second; adds what is to be said of them to `warnings`.
+    fn of(experiment: &Experiment, file: &Path, warnings: &mut Vec<String>) -> Result<Self> {
+        let most = [experiment.stages.pairs.rows, experiment.stages.pairs.holdout_rows];
+        let input = CheckInput::of_experiment(experiment.clone(), file)?;
+        if input.bytes() > MAX_COUNTED {
+            return Ok(Self { counts: None, most });
+        }
+        let report = input.check(0)?;
+        warnings.extend(input.judge_warning(&report));
+        warnings.extend(report.refusal.as_ref().map(|refusal| format!("a run refuses these rows: {refusal}")));
+        Ok(Self { counts: Some((report.stats.read, report.stats.kept_by_split)), most })
+    }
+
+    fn summary(&self) -> String {
+        let [train, other] = self.most.map(with_commas);
+        let limits =
+            format!("at most {train} for training and {other} of each other split (stages.pairs.rows, holdout_rows)");
+        match self.counts {
+            Some((read, kept)) => {
+                let [train, validation, test] = kept.map(with_commas);
+                let read = with_commas(read);
+                format!(
+                    "rows: of your {read}, {train} pairs for training, {validation} validation, {test} test; {limits}"
+                )
+            }
+            None => format!("rows: {limits} of your own; `duel data check` counts them"),
+        }
+    }
+}
+
+/// What is done before any arm is trained, and how to leave it out: people who bring their own model expect DPO or PPO alone.
+fn preparation(experiment: &Experiment) -> Vec<String> {
+    let (sft, rm) = (&experiment.stages.sft, &experiment.stages.rm);
+    let mut lines = vec![];
+    if sft.steps > 0 {
+        lines.push(format!(
+            "first SFT, {} steps on the preferred completions: stages.sft.steps = 0 starts from the model as it is",
+            sft.steps
+        ));
+    }
+    if rm.steps > 0 {
+        lines.push(format!(
+            "then a reward model, {} steps: PPO maximizes it, and every arm is measured by it; stages.rm.from = \"DIR\" with \
+             stages.rm.steps = 0 takes a trained one",
+            rm.steps
+        ));
+    }
+    lines
 }
 
 /// A stage.
@@ -90,6 +159,9 @@ pub fn plan(args: &PlanArgs) -> Result<()> {
     let estimator = Estimator::new(&experiment, sizes, times, cores)?;
     let machine = Machine { jobs, memory: sysinfo::memory() };
     let mut answer = answer(&experiment, &plan, &finished, &estimator, source, machine);
+    if experiment.world.kind == WorldKind::Rows {
+        answer.rows = Some(PlannedRows::of(&experiment, &args.experiment.file, &mut answer.warnings)?);
+    }
     answer.warnings.extend(problem.map(|problem| format!("the measured times could not be kept: {problem}")));
     if args.settings {
         answer.settings = Some(settings(&document));
@@ -145,6 +217,7 @@ fn answer<'a>(
         seconds,
         times,
         memory,
+        rows: None,
         warnings: warnings(experiment, memory, seconds, machine),
         settings: None,
     }
@@ -235,7 +308,7 @@ fn text(answer: &PlanReport<'_>, experiment: &Experiment, plan: &Plan) -> String
     // 2. All together.
     let finished = answer.stages.iter().filter(|line| line.finished).count();
     text += &format!(
-        "\n{} stages for {} seed{}, {} of them cells, {finished} finished; GFLOP, time and memory of one each\n\
+        "\n{} stages for {} seed{}, {} of them cells, {finished} finished; the table has GFLOP, time and memory of one stage\n\
          to do: {:.1} GFLOP, about {} with {} at once, about {} of memory\n",
         answer.stages.len(),
         experiment.seeds,
@@ -246,17 +319,29 @@ fn text(answer: &PlanReport<'_>, experiment: &Experiment, plan: &Plan) -> String
         answer.jobs,
         format_bytes(answer.memory),
     );
-    text += match answer.times {
-        TimeSource::Table => {
-            "times are a table's, scaled by a matrix product on this machine; --measure times this model's own steps\n"
-        }
-        TimeSource::Measured => "times are of this model's steps, measured on this machine\n",
-    };
-    if experiment.is_tuned() {
-        text += "the search proposes as it goes; this is all that it may try\n";
-    }
+    text += &notes(answer, experiment);
     for warning in &answer.warnings {
         text += &format!("warning: {warning}\n");
+    }
+    text
+}
+
+/// Where the times come from, which rows are taken, and what comes before the arms.
+fn notes(answer: &PlanReport<'_>, experiment: &Experiment) -> String {
+    let mut text = String::from(match answer.times {
+        TimeSource::Table => {
+            "times are estimated from a table of measured steps, scaled to this machine; --measure times this model's own steps\n"
+        }
+        TimeSource::Measured => "times are of this model's steps, measured on this machine\n",
+    });
+    if let Some(rows) = &answer.rows {
+        text += &format!("{}\n", rows.summary());
+    }
+    if experiment.is_pretrained() {
+        preparation(experiment).iter().for_each(|line| text += &format!("{line}\n"));
+    }
+    if experiment.is_tuned() {
+        text += "a search chooses its points as it runs; this is the most that it may try\n";
     }
     text
 }
@@ -292,6 +377,26 @@ mod tests {
         let actual = text(&answer, &experiment, &plan);
         let expected = include_str!("plan.snapshot.txt");
         assert_eq!(actual, expected, "\n{actual}");
+    }
+
+    #[test]
+    fn what_comes_before_the_arms_is_said_with_how_to_leave_it_out() {
+        let rows = "[world]\nkind = \"rows\"\n[world.rows]\ntrain = \"r\"\n[model]\nfrom = \"m\"\n[arms.dpo]\nmethod = \"dpo\"\n";
+        let lines = |settings: &[&str]| {
+            let settings: Vec<String> = settings.iter().map(|setting| (*setting).into()).collect();
+            let document = Document::parse("t", rows, &settings).expect("valid");
+            preparation(&Experiment::from_document(&document).expect("valid"))
+        };
+        let both = lines(&["stages.sft.steps=30", "stages.rm.steps=20"]);
+        assert!(both[0].starts_with("first SFT, 30 steps") && both[1].starts_with("then a reward model, 20 steps"));
+        assert!(lines(&["stages.sft.steps=0", "stages.rm.from=\"r\"", "stages.rm.steps=0"]).is_empty());
+        let summary = |counts| PlannedRows { counts, most: [4096, 256] }.summary();
+        let limits = "at most 4,096 for training and 256 of each other split (stages.pairs.rows, holdout_rows)";
+        assert_eq!(
+            summary(Some((1200, [960, 120, 119]))),
+            format!("rows: of your 1,200, 960 pairs for training, 120 validation, 119 test; {limits}")
+        );
+        assert_eq!(summary(None), format!("rows: {limits} of your own; `duel data check` counts them"));
     }
 
     #[test]

@@ -2,18 +2,18 @@
 
 use crate::terminal::sanitize;
 use duel_data::check::{DataReport, FileColumns, Lengths};
-use duel_data::rows::{Finding, FindingKind, RowSource, RowStats, RowTokens, SequencePart, TokenView};
+use duel_data::rows::{Finding, FindingKind, Problem, RowSource, RowStats, RowTokens, SequencePart, TokenView};
 use duel_spec::Split;
 use std::fmt::Write as _;
 
-/// Lines listed of what should be fixed, and of what is only worth knowing.
+/// Problems listed of what should be fixed, and of what is only worth knowing.
 const LISTED: [usize; 2] = [20, 3];
 
 /// Columns of tokens.
 const WIDTH: usize = 100;
 
 /// A number with commas.
-fn with_commas(n: usize) -> String {
+pub(super) fn with_commas(n: usize) -> String {
     let digits = n.to_string();
     let mut text = String::new();
     for (i, digit) in digits.chars().enumerate() {
@@ -25,19 +25,51 @@ fn with_commas(n: usize) -> String {
     text
 }
 
-/// Rows with one kind of finding: their number, and the first of them.
+/// Further lines that are named of rows with the same problem.
+const LINES: usize = 8;
+
+/// Rows with one kind of finding: their number, and each problem once, with the first of its lines.
 fn finding_lines(kind: FindingKind, finding: &Finding, lines: &mut Vec<String>) {
     let most = LISTED[usize::from(!kind.is_error())];
     lines.push(format!("  {}: {}", kind.description(), with_commas(finding.rows)));
-    lines.extend(finding.first.iter().take(most).map(|problem| format!("    {problem}")));
-    let listed = finding.first.len().min(most);
-    if finding.rows > listed {
-        let kinds = if finding.kinds.len() > 1 { "; in all:" } else { "" };
-        lines.push(format!("    and {} more{kinds}", with_commas(finding.rows - listed)));
-        if finding.kinds.len() > 1 {
-            lines.extend(finding.kinds.iter().map(|(kind, n)| format!("    {:>8}  {kind}", with_commas(*n))));
+    let mut groups: Vec<(String, Vec<&Problem>)> = vec![];
+    for problem in &finding.first {
+        let kind = problem.kind();
+        match groups.iter_mut().find(|(known, _)| *known == kind) {
+            Some((_, problems)) => problems.push(problem),
+            None => groups.push((kind, vec![problem])),
         }
     }
+    let mut named = 0;
+    for (kind, problems) in groups.iter().take(most) {
+        // of problems that are not counted by kind, a single kind has all rows
+        let counted = finding.kinds.get(kind).copied();
+        let rows = counted.unwrap_or(if groups.len() == 1 { finding.rows } else { problems.len() });
+        named += rows;
+        lines.push(format!("    {}", problems[0]));
+        if rows > 1 {
+            lines.push(format!("      and {} more like it: {}", with_commas(rows - 1), places(problems, rows - 1)));
+        }
+    }
+    let is_named = |kind: &&String| groups.iter().take(most).any(|(known, _)| known == *kind);
+    for (kind, rows) in finding.kinds.iter().filter(|(kind, _)| !is_named(kind)) {
+        named += rows;
+        lines.push(format!("    {kind}: {}", with_commas(*rows)));
+    }
+    if finding.rows > named {
+        lines.push(format!("    and {} more", with_commas(finding.rows - named)));
+    }
+}
+
+/// The lines of problems after the first: `lines 4, 5, 9 and others`, with the file where it is another one.
+fn places(problems: &[&Problem], rows: usize) -> String {
+    let place = |problem: &&Problem| match problem.file == problems[0].file {
+        true => problem.line.to_string(),
+        false => format!("{}:{}", problem.file.display(), problem.line),
+    };
+    let named: Vec<String> = problems[1..].iter().take(LINES).map(place).collect();
+    let others = if rows > named.len() { " and others" } else { "" };
+    format!("line{} {}{others}", if rows == 1 { "" } else { "s" }, named.join(", "))
 }
 
 fn findings(stats: &RowStats) -> Vec<String> {
@@ -287,6 +319,34 @@ mod tests {
             ["\x1b[2m", "\x1b[32m", "\x1b[33m", "\x1b[0m"].iter().fold(colored, |text, code| text.replace(code, ""));
         assert_eq!(stripped, plain, "colours change nothing else");
         assert_eq!(examples(&[], true), "");
+    }
+
+    #[test]
+    fn a_problem_of_many_rows_is_said_once() {
+        let problem = |file: &str, line: usize, what: &str| Problem { file: file.into(), line, what: what.into() };
+        let first = vec![
+            problem("a.jsonl", 3, "no `chosen` (column 12)"),
+            problem("a.jsonl", 4, "no `chosen` (column 7)"),
+            problem("a.jsonl", 7, "an empty line"),
+            problem("b.jsonl", 1, "no `chosen` (column 1)"),
+        ];
+        let kinds = [("no `chosen`", 30), ("an empty line", 1), ("not JSON", 2)].map(|(kind, n)| (kind.to_owned(), n));
+        let finding = Finding { rows: 33, first: first.clone(), kinds: kinds.into() };
+        let mut lines = vec![];
+        finding_lines(FindingKind::Unreadable, &finding, &mut lines);
+        let expected = [
+            "  cannot be read or trained on, left out: 33",
+            "    a.jsonl:3: no `chosen` (column 12)",
+            "      and 29 more like it: lines 4, b.jsonl:1 and others",
+            "    a.jsonl:7: an empty line",
+            "    not JSON: 2",
+        ];
+        assert_eq!(lines, expected);
+        // of a kind that is not counted by message
+        let finding = Finding { rows: 2, first: first[..2].to_vec(), kinds: Default::default() };
+        lines.clear();
+        finding_lines(FindingKind::Ties, &finding, &mut lines);
+        assert_eq!(lines[2], "      and 1 more like it: line 4");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::commands::args::{ExperimentArgs, concurrent_stages, seconds};
 use crate::commands::report::{announce_files, announce_next};
-use crate::error::{Error, Result, StageFailure};
+use crate::error::{Error, Result};
 use crate::executors::{EXECUTORS, ExecutorEntry, RunEvent, RunOptions, RunSummary, execute};
 use crate::judge_files::{judge_files, judge_inputs};
 use crate::log;
@@ -148,9 +148,9 @@ fn check_not_merged(path: PathBuf) -> Result<()> {
 fn check_replaces_nothing(run: &Path, settings: &str) -> Result<()> {
     let path = run.join("experiment.toml");
     match std::fs::read_to_string(&path) {
-        Ok(text) if text != settings && !run.join("manifest.json").exists() => Err(Error::Exists {
+        Ok(text) if text != settings && !run.join("manifest.json").exists() => Err(Error::Occupied {
             path,
-            problem: "is not of a run, and the run would replace it with its own settings",
+            problem: "was not written by a run, and the run would replace it with its own settings".into(),
             hint: "choose another folder with `--out`, or another `name`",
         }),
         _ => Ok(()),
@@ -331,12 +331,7 @@ fn finish(manifest: &mut Manifest, summary: &RunSummary, ended_by: Option<&Error
     manifest.stages_reused = summary.reused;
     manifest.stages_made = summary.made;
     manifest.peak_memory = summary.peak_memory;
-    let last = |tail: &str| {
-        let line = tail.lines().find(|line| line.contains('×')).or(tail.lines().last()).unwrap_or_default();
-        line.trim_matches([' ', '×']).to_string()
-    };
-    let message = |f: &StageFailure| f.ended.as_ref().map_or_else(|| last(&f.tail), |ended| ended.message.clone());
-    manifest.failed = summary.failures.iter().map(|f| (f.stage.clone(), message(f))).collect();
+    manifest.failed = summary.failures.iter().map(|f| (f.stage.clone(), f.reason())).collect();
     manifest.failed.extend(summary.left_out.iter().map(|stage| (stage.clone(), "needs what failed".into())));
     manifest.diverged.extend(
         summary

@@ -80,7 +80,7 @@ fn responses(args: &SampleArgs) -> Result<Vec<SampledResponse>> {
     let (report, run) = (Run::read(&args.run)?, RunDir::open(&args.run)?);
     warn(&report.notes());
     if args.judge && !manifest.is_of_older_format() && judge_files(&experiment)? != recorded_judge(&manifest) {
-        warn(&["the judge's program is not the one of the run: gold is the present one's".into()]);
+        warn(&["the judge's program has changed since the run: gold is scored by the present one".into()]);
     }
     let seed = args.seed.unwrap_or(experiment.seed);
     let (device, stop) = (duel_model::device::open(&manifest.device)?, AtomicBool::new(false));

@@ -340,11 +340,10 @@ fn time_left(view: &RunView) -> Option<f64> {
     let mut durations: Vec<f64> = vec![];
     for state in &view.states {
         if let ViewedStatus::Working(live) = state
-            && live.progress.done > 0
+            && let Some(left) = live.pace.seconds_left(live.seconds)
         {
-            let total = live.seconds * live.progress.total as f64 / live.progress.done as f64;
-            running = running.max(total - live.seconds);
-            durations.push(total);
+            running = running.max(left);
+            durations.push(live.seconds + left);
         }
     }
     if durations.is_empty() {
@@ -374,11 +373,7 @@ fn draw_cells(frame: &mut Frame<'_>, area: Rect, view: &RunView, state: &ViewSta
             ViewedStatus::Failed(why) => Line::from(format!("✗ {label} {}", sanitize(why))).red(),
             ViewedStatus::Working(live) => {
                 let share = live.progress.done as f64 / live.progress.total.max(1) as f64;
-                let left = if live.progress.done > 0 {
-                    format_seconds(live.seconds * (1.0 / share - 1.0))
-                } else {
-                    "–".into()
-                };
+                let left = live.pace.seconds_left(live.seconds).map_or("–".into(), format_seconds);
                 Line::from(format!(
                     "▶ {label} {:>3.0}%  {left} left  {}",
                     share * 100.0,

@@ -7,7 +7,7 @@ use crate::log;
 use crate::plan::{Plan, Stage};
 use crate::stages::{StageContext, run_stage};
 use crate::sysinfo;
-use duel_ledger::{Lease, Manifest, Progress, RunDir, StageDir, StageRecorder};
+use duel_ledger::{Lease, Manifest, Pace, Progress, RunDir, StageDir, StageRecorder};
 use duel_spec::{Experiment, FORMAT_VERSION, NO_POINT, Recorder, SHARED_ARM};
 use std::io::{Read, Write};
 use std::path::Path;
@@ -71,9 +71,10 @@ fn work(run: &Path, index: usize, device: &str, checkpoints: Duration, detached:
         Some(cell) => (cell.arm.as_str(), cell.point.method.name(), cell.point.label.as_str()),
         None => (SHARED_ARM, stage.kind.name(), NO_POINT),
     };
-    let mut last = Instant::now() - PAUSE;
+    let (mut last, mut pace) = (Instant::now() - PAUSE, Pace::default());
     let report = move |done, total, message: &str| {
-        if detached || (last.elapsed() < PAUSE && done < total) {
+        let is_new = pace.update(done, total, 0.0);
+        if detached || (last.elapsed() < PAUSE && done < total && !is_new) {
             return; // nobody reads it, or the last line is recent
         }
         last = Instant::now();

@@ -269,7 +269,8 @@ impl<'a> Schedule<'a> {
             TaskFailure::Killed { failure, .. } | TaskFailure::Failed(failure) => failure,
         };
         tracing::warn!(stage = failure.stage, exit = failure.exit, "failed");
-        events(RunEvent::Message(format!("{} failed:\n{}", failure.stage, failure.tail)));
+        // in full where the run ends
+        events(RunEvent::Message(format!("{} failed: {}", failure.stage, failure.reason())));
         summary.failures.push(failure);
         for lost in self.with_dependents(stage) {
             // a stage that needs two failed ones is listed once

@@ -34,7 +34,8 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
 
     let policy = learner.into_module().valid();
     let reader = RunningText::new(context.reader(loaded.world.as_ref()), &config);
-    let loss = mean_loss(&reader, &policy, world.language_heldout(), settings.window);
+    let progress = |done, all| recorder.progress(done, all, "held-out text");
+    let loss = mean_loss(&reader, &policy, world.language_heldout(), settings.window, progress);
     invariants::finite(clocks.step, "the loss on held-out text", loss)?;
     recorder.record("base", clocks, metrics::NLL_TOKEN, loss);
     weights::save(&policy, &to.join(POLICY))?;
@@ -47,11 +48,20 @@ fn window(stream: &[u32], size: usize, rng: &mut Rng) -> Vec<u32> {
     stream[start..=start + size].to_vec()
 }
 
-/// Mean negative log-likelihood per token of the whole windows of a stream, nats.
-fn mean_loss(reader: &RunningText, policy: &Policy, stream: &[u32], size: usize) -> f64 {
+/// Mean negative log-likelihood per token of the whole windows of a stream, nats; `progress` is told how many were read of how many.
+fn mean_loss(
+    reader: &RunningText,
+    policy: &Policy,
+    stream: &[u32],
+    size: usize,
+    mut progress: impl FnMut(u64, u64),
+) -> f64 {
     let windows: Vec<Vec<u32>> = stream.chunks_exact(size + 1).map(<[u32]>::to_vec).collect();
-    let block_sum = |w: &[Vec<u32>]| f64::from(weights::host(reader.loss(policy, w))[0]) * w.len() as f64;
-    windows.chunks(BLOCK).map(block_sum).sum::<f64>() / windows.len() as f64
+    let block_sum = |(block, w): (usize, &[Vec<u32>])| {
+        progress((block * BLOCK) as u64, windows.len() as u64);
+        f64::from(weights::host(reader.loss(policy, w))[0]) * w.len() as f64
+    };
+    windows.chunks(BLOCK).enumerate().map(block_sum).sum::<f64>() / windows.len() as f64
 }
 
 #[cfg(test)]
@@ -85,7 +95,7 @@ mod tests {
         let windows = [[2, 1, 0].repeat(BLOCK), [2, 1, 1].repeat(6), vec![2, 2]].concat();
         let [first, second] = [(0.3 * 0.5), (0.3 * 0.3)].map(|p: f64| -p.ln() / 2.0);
         let expected = (BLOCK as f64 * first + 6.0 * second) / (BLOCK as f64 + 6.0);
-        let actual = mean_loss(&reader, &policy, &windows, 2);
+        let actual = mean_loss(&reader, &policy, &windows, 2, |_, _| ());
         assert!((actual - expected).abs() < 1e-6, "{actual}, expected {expected}");
     }
 }

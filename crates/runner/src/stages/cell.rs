@@ -1,7 +1,7 @@
 //! The stage `cell`: one arm at one point, trained and measured.
 
 use super::context::StageContext;
-use super::evaluator::{keep_completions, open_evaluator, record};
+use super::evaluator::{EVALUATION, keep_completions, open_evaluator, record};
 use super::files::{REFERENCE, load_json};
 use super::registry::{self, TrainingInputs};
 use super::reward_model::{learned_reward, reward_config};
@@ -38,7 +38,12 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
             duel_training::probes::reads_are_sound(clocks.step, &reader, policy, &probe)?;
             invariants::frozen_weights_unchanged("the reference", clocks.step, &reference_hash, &reference.hash())?;
             let started = Instant::now();
-            let results = evaluator.measure(policy, beta, kind).map_err(|e| e.at_step(clocks.step))?;
+            // a point of the curve is a part of the training
+            let mut progress = |done, all| match kind {
+                EvalKind::End => recorder.progress(done, all, EVALUATION),
+                EvalKind::Curve => {}
+            };
+            let results = evaluator.measure(policy, beta, kind, &mut progress).map_err(|e| e.at_step(clocks.step))?;
             for result in &results {
                 let prompts = result.prompts.iter().copied();
                 splits.check_split("measures_prompts_of_the_split", clocks.step, result.split, prompts)?;

@@ -91,7 +91,8 @@ fn write(experiment: &Experiment, films: Option<&Films>, to: &Path, recorder: &m
     {
         let space = rows_space(experiment, &pretrained);
         let world = RowsWorld::open(to, pretrained.encoder(&experiment.world.rows)?, space)?;
-        from_rows(&world, world.rows(), &to.join(TASTE))?;
+        let pairs = from_rows(&world, world.rows(), &to.join(TASTE))?;
+        recorder.record("corpus", Clocks::default(), metrics::JUDGE_PAIRS, pairs as f64);
     }
     Ok(())
 }
@@ -164,15 +165,16 @@ fn from_ratings(Films { rated, raters, .. }: &Films, to: &Path) -> Result<f64> {
     Ok(taste.agreement(&rated[train_count..], &mut rng))
 }
 
-/// A preference judge learned from the rows on validation and test prompts, which no method sees.
-fn from_rows(world: &dyn Detokenize, rows: &[PreferenceRow], to: &Path) -> Result<()> {
+/// A preference judge learned from the rows on validation and test prompts, which no method sees; returns their number.
+fn from_rows(world: &dyn Detokenize, rows: &[PreferenceRow], to: &Path) -> Result<usize> {
     let held_out: Vec<PreferenceRow> = rows.iter().filter(|row| row.split != Split::Train).cloned().collect();
     let responses = PairBatch::new(&held_out, &(0..held_out.len()).collect::<Vec<_>>()).both;
     let order = (0..held_out.len()).flat_map(|row| [row, held_out.len() + row]);
     let texts = order.map(|row| Ok(response_text(world, &responses, row)?)).collect::<Result<Vec<String>>>()?;
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     let pairs: Vec<_> = held_out.iter().enumerate().map(|(i, row)| (2 * i, 2 * i + 1, row.p_label as f32)).collect();
-    Ok(BagOfWordsPreference::fit(&texts, &pairs).save(to)?)
+    BagOfWordsPreference::fit(&texts, &pairs).save(to)?;
+    Ok(pairs.len())
 }
 
 /// Prompts alone are enough only if neither a judge nor an SFT policy is learned from the rows.

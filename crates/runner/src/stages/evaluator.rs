@@ -14,6 +14,9 @@ use duel_reward::Scorer;
 use duel_spec::{Clocks, Recorder, Split};
 use std::sync::Arc;
 
+/// What the progress of a stage calls the evaluation of a finished policy.
+pub(super) const EVALUATION: &str = "evaluation";
+
 /// Prompts and samples of a curve point where evaluation samples.
 const CURVE_EFFORT: SampleSize = SampleSize { prompts: 128, samples_per_prompt: 1 };
 
@@ -24,13 +27,15 @@ pub(super) fn run(context: &StageContext<'_>, recorder: &mut StageRecorder) -> R
     let reference = context.sft_policy(world)?;
     let evaluator = open_evaluator(context, &loaded, &reference)?;
     recorder.set_labels("reference", "sft", "sft");
-    for result in evaluator.measure(&reference, None, EvalKind::End)? {
+    let mut progress = |done, all| recorder.progress(done, all, EVALUATION);
+    for result in evaluator.measure(&reference, None, EvalKind::End, &mut progress)? {
         record(&result, EvalKind::End, Clocks::default(), recorder);
     }
     keep_completions(context, "reference", "sft", 0, &loaded, &reference, &reference, recorder)?;
     if let Evaluator::Sampled { evaluator: sampled, end, .. } = &evaluator {
         let (ns, size) = best_of_n_sizes(context.experiment.evaluation.best_of, *end);
-        for split in [Split::Validation, Split::Test] {
+        for (done, split) in (0..).zip([Split::Validation, Split::Test]) {
+            recorder.progress(done, 2, "best of N");
             for (n, result) in sampled.best_of_n(&ns, split, size)? {
                 recorder.set_labels("best-of-n", "sampled", &format!("n={n}"));
                 result.record(Clocks::default(), recorder);
@@ -214,7 +219,9 @@ mod tests {
         let policy = context.sft_policy(world)?.no_grad();
         let (reward, reader) = (learned_reward(&context, &loaded)?, context.reader(world));
         let mut tables = vec![];
-        for result in open_evaluator(&context, &loaded, &policy)?.measure(&policy, None, EvalKind::End)? {
+        for result in
+            open_evaluator(&context, &loaded, &policy)?.measure(&policy, None, EvalKind::End, &mut |_, _| ())?
+        {
             let prompts: Vec<Vec<u32>> = world.prompts(result.split).iter().map(|prompt| prompt.ids.clone()).collect();
             let laws = distributions(&policy, &reader, &prompts);
             let scores = proxy_table(&reward, &prompts, token::EOS)?;

@@ -22,6 +22,7 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
         let rows: Vec<PreferenceRow> = rows.iter().filter(|r| r.split == split).cloned().collect();
         duel_dpo::ReferenceLogp::compute(&reader, &policy, &rows)
     };
+    recorder.progress(0, 2, "training rows");
     let started = Instant::now();
     let train = logp_of(Split::Train);
     let clocks = Clocks {
@@ -31,5 +32,6 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
         wall_seconds: started.elapsed().as_secs_f64(),
     };
     recorder.record("reference", clocks, metrics::STAGE_SECONDS, clocks.wall_seconds);
+    recorder.progress(1, 2, "validation rows");
     save_json(&to.join(REFERENCE), &(train, logp_of(Split::Validation)))
 }

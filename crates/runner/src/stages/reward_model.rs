@@ -55,7 +55,7 @@ pub(super) fn is_trained(name: &str) -> bool {
 
 /// The reward model, its scale, its quality, and on grammar its score of every response.
 pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRecorder) -> Result<()> {
-    let (settings, seed) = (&context.experiment.stages.rm, context.stage.seed);
+    let settings = &context.experiment.stages.rm;
     let loaded = context.load_world()?;
     let world = loaded.world.as_ref();
     let rows = context.rows()?;
@@ -84,20 +84,20 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
     }
 
     // 2. Centre and scale on responses of the SFT policy.
-    let sft_policy = context.sft_policy(world)?;
-    let prompts = world.prompts(Split::Train);
-    let ids = prompts.iter().cycle().take(settings.samples).map(|prompt| prompt.ids.clone()).collect();
-    let mut rng = seeds::stream(seed, Stream::RmSamples, 0);
-    let samples = generate(&sft_policy, world.space(), ids, &mut rng, &context.device);
-    duel_training::invariants::sampled_from_finite(0, &samples)?;
+    recorder.progress(0, 4, "samples of the SFT policy");
+    let samples = sft_samples(context, world)?;
     let reader = reward_reader(context, &loaded, &context.device)?;
     let reward = LearnedReward::normalized_on(judges, settings.ensemble_score, reader, &samples)?;
 
     // 3. Measure its quality.
-    let mut record = |metric, value| recorder.record("rm", clocks, metric, value);
-    let (on_validation, on_test) = (quality(&reward, &validation)?, quality(&reward, &test)?);
     let some = &train_rows[..train_rows.len().min(ROWS_READ_AGAIN)];
-    record(metrics::PAIR_ACCURACY_TRAIN, quality(&reward, some)?.accuracy);
+    let mut measure = |done, rows: &[PreferenceRow]| {
+        recorder.progress(done, 4, "accuracy on pairs");
+        quality(&reward, rows)
+    };
+    let (on_validation, on_test, on_train) = (measure(1, &validation)?, measure(2, &test)?, measure(3, some)?);
+    let mut record = |metric, value| recorder.record("rm", clocks, metric, value);
+    record(metrics::PAIR_ACCURACY_TRAIN, on_train.accuracy);
     record(metrics::PAIR_ACCURACY_VALIDATION, on_validation.accuracy);
     record(metrics::PAIR_ACCURACY_TEST, on_test.accuracy);
     record(metrics::RM_LOSS_VALIDATION, on_validation.loss);
@@ -122,6 +122,18 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
         save_json(&to.join(PROXY), &(validation?, test?))?;
     }
     save(&reward, settings, to)
+}
+
+/// Responses of the SFT policy to training prompts, by which scores are centred and scaled.
+fn sft_samples(context: &StageContext<'_>, world: &dyn World) -> Result<Responses> {
+    let count = context.experiment.stages.rm.samples;
+    let sft_policy = context.sft_policy(world)?;
+    let prompts = world.prompts(Split::Train);
+    let ids = prompts.iter().cycle().take(count).map(|prompt| prompt.ids.clone()).collect();
+    let mut rng = seeds::stream(context.stage.seed, Stream::RmSamples, 0);
+    let samples = generate(&sft_policy, world.space(), ids, &mut rng, &context.device);
+    duel_training::invariants::sampled_from_finite(0, &samples)?;
+    Ok(samples)
 }
 
 /// How the reward model reads responses: the policy's ids, or, if it has its own tokenizer, their text.

@@ -7,10 +7,14 @@ use crate::stages::{RmCheckpointSelection, RmModel, RmStage, RmStart};
 use crate::world::WorldKind;
 
 pub(super) fn check_reward_model(experiment: &Experiment, document: &Document) -> Result<()> {
-    let is_text = experiment.world.kind != WorldKind::Grammar;
+    let (is_text, text_world) = match experiment.world.kind {
+        WorldKind::Grammar => (false, ""),
+        WorldKind::Reviews => (true, "world.kind = \"reviews\""),
+        WorldKind::Rows => (true, "world.kind = \"rows\""),
+    };
     if experiment.stages.pairs.max_edits.is_finite() && is_text {
         let why = "two long texts are never so close";
-        return Err(document.clash("stages.pairs.max_edits", "a text world", why));
+        return Err(document.clash("stages.pairs.max_edits", text_world, why));
     }
     let (rm, defaults) = (&experiment.stages.rm, RmStage::defaults());
     let is_linear = rm.model == RmModel::Linear;
@@ -40,7 +44,7 @@ pub(super) fn check_reward_model(experiment: &Experiment, document: &Document) -
         ("label_smoothing", is_frozen && rm.label_smoothing != defaults.label_smoothing, frozen, untrained),
         ("tie_margin", is_frozen && rm.tie_margin != defaults.tie_margin, frozen, untrained),
         ("keep", is_frozen && !keeps_last, frozen, untrained),
-        ("model", is_linear && is_text, "a text world", "the features of the linear model are those of grammar"),
+        ("model", is_linear && is_text, text_world, "the features of the linear model are those of grammar"),
         ("start", rm.start == RmStart::Base && !is_text, "world.kind = \"grammar\"", "grammar has no base model"),
         ("start", is_linear && rm.start != defaults.start, linear, "it has no body to initialize"),
         ("score", is_linear && rm.score != defaults.score, linear, "it gives one score per response"),

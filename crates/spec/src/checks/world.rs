@@ -48,7 +48,8 @@ pub(super) fn check_world(experiment: &Experiment, document: &Document) -> Resul
             return Err(document.clash("model.from", "world.kind = \"grammar\"", why));
         }
         WorldKind::Rows if !is_pretrained => {
-            let accepted = "with world.kind = \"rows\": a Hugging Face directory or a .gguf file";
+            let accepted =
+                "with world.kind = \"rows\": a Hugging Face directory, a .gguf file or a model's name on the hub";
             return Err(document.missing("model.from", accepted));
         }
         WorldKind::Rows if experiment.world.rows.train.is_empty() => {
