@@ -14,6 +14,24 @@ pub fn kl_shaped_rewards(scores: Tensor<1>, kl: Tensor<2>, beta: f64, mask: &Res
     mask.apply(kl) * -beta + mask.last() * scores.unsqueeze_dim::<2>(1) // [B, T]
 }
 
+/// [`kl_shaped_rewards`] of a score that is given in parts: the reward of each token where it is given, and what is left of the score
+/// on the last counted token, so that a response's rewards sum to its score less the penalties.
+///
+/// # Shapes
+/// `scores`: `[B]`; `token_rewards`, `kl`: `[B, T]`; returns `[B, T]`, 0 on padding.
+/// # Source
+/// Process rewards: Uesato et al. 2022; Lightman et al. 2023. With one at each token, verl's `token_level_scores`.
+pub fn step_shaped_rewards(
+    scores: Tensor<1>,
+    token_rewards: Tensor<2>,
+    kl: Tensor<2>,
+    beta: f64,
+    mask: &ResponseMask,
+) -> Tensor<2> {
+    let left = scores - mask.row_sums(token_rewards.clone()); // [B]
+    kl_shaped_rewards(left, kl, beta, mask) + mask.apply(token_rewards)
+}
+
 /// What [`gae`] returns, both `[B, T]`.
 #[derive(Debug, Clone)]
 pub struct Gae {

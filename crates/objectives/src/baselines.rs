@@ -28,6 +28,22 @@ pub fn group_relative(returns: Tensor<1>, group: usize, scale: bool) -> Tensor<1
     (centred / (variance.sqrt() + 1e-4)).flatten(0, 1)
 }
 
+/// Several rewards, each normalized within its group as [`group_relative`] does with `scale`; their weighted sum divided by its
+/// (Bessel-corrected) standard deviation over the batch plus 1e-4, `[B]`. The mean of the sum, which the source subtracts too, is 0 as
+/// that of each group is: groups in which no reward has a spread keep an advantage of exactly 0.
+///
+/// # Shapes
+/// `rewards`: `[B]` each, with their weights.
+/// # Source
+/// Liu et al. 2026 (GDPO); trl 1.16 GRPOTrainer with `multi_objective_aggregation="normalize_then_sum"`.
+pub fn group_decoupled(rewards: Vec<(Tensor<1>, f64)>, group: usize) -> Tensor<1> {
+    let normalized = rewards.into_iter().map(|(reward, weight)| group_relative(reward, group, true) * weight); // [B] each
+    let sum = normalized.reduce(|sum, reward| sum + reward).expect("at least one reward"); // [B]
+    let [rows] = sum.dims();
+    let variance = sum.clone().square().sum() / (rows as f64 - 1.0).max(1.0); // [1]
+    sum / (variance.sqrt() + 1e-4)
+}
+
 /// `[B/K, K]`, each row with mean 0. Computed relative to the row's first return, so that equal returns give exactly 0 and
 /// not a rounding error, which a tiny standard deviation would magnify.
 fn centred(returns: Tensor<1>, group: usize) -> Tensor<2> {

@@ -15,8 +15,8 @@ mod preference;
 mod reward;
 mod token_weights;
 
-pub use advantages::{Gae, WHITEN_EPS, gae, kl_shaped_rewards, whiten, whiten_keep_mean};
-pub use baselines::{group_relative, leave_one_out};
+pub use advantages::{Gae, WHITEN_EPS, gae, kl_shaped_rewards, step_shaped_rewards, whiten, whiten_keep_mean};
+pub use baselines::{group_decoupled, group_relative, leave_one_out};
 pub use kl::{AdaptiveBeta, full_kl, k1, k2, k3, ppo_kl_penalty_update};
 pub use logprobs::{entropy, token_logp};
 pub use mask::{Reduction, ResponseMask};

@@ -403,6 +403,28 @@ fn golden_policy_losses_with_gradients() {
     });
 }
 
+/// Several rewards of groups: their sum against the group's (GRPO, and without its scale), and each normalized by itself (GDPO).
+#[test]
+fn golden_reward_aggregation() {
+    let file = golden::topic("reward_aggregation.json");
+    in_both(|p| {
+        for case in file.items("cases") {
+            let (name, group) = (case.text("name"), case.number("group") as usize);
+            let table = p.tensor::<2>(&case["rewards"]); // [K, B]
+            let rewards = |k: usize| table.clone().narrow(0, k, 1).squeeze_dim::<1>(0); // [B]
+            let weights = numbers(&case["weights"]);
+            let each: Vec<(Tensor<1>, f64)> =
+                weights.iter().enumerate().map(|(k, weight)| (rewards(k), *weight)).collect();
+            let weighted = each.iter().map(|(reward, weight)| reward.clone() * *weight);
+            let sum = weighted.reduce(|sum, reward| sum + reward).expect("a reward"); // [B]
+            let advantages = |scale| group_relative(sum.clone(), group, scale);
+            p.values(name, group_decoupled(each, group), &case["normalize_then_sum"]);
+            p.values(name, advantages(true), &case["sum_then_normalize"]);
+            p.values(name, advantages(false), &case["sum_then_center"]);
+        }
+    });
+}
+
 #[test]
 fn golden_whitening() {
     let file = ppo(&["whitening"]);

@@ -3,6 +3,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use duel_objectives::*;
+use duel_testing_tensors::precision::{self, F32, F64};
 
 fn values<const D: usize>(t: Tensor<D>) -> Vec<f32> {
     t.try_into_vec_as::<f32>().unwrap()
@@ -95,6 +96,50 @@ fn the_score_lands_once_on_the_last_counted_token() {
     let zero = Tensor::<2>::zeros([3, 3], &device);
     let rewards = kl_shaped_rewards(Tensor::from_data([1.0, 2.0, 3.0], &device), zero, 0.1, &mask);
     assert_eq!(values(rewards), vec![1.0, 0.0, 0.0, 0.0, 0.0, 2.0, 0.0, 3.0, 0.0]);
+}
+
+/// What is given at tokens stays there, and the rest of a score lands on the last counted token, whatever padding says.
+#[test]
+fn a_score_in_parts_lands_where_they_are() {
+    for p in [F32, F64] {
+        let tensor = |x: [[f64; 3]; 3]| {
+            let data = TensorData::new(x.concat(), [3, 3]);
+            Tensor::<2>::from_data(data, (&Device::flex(), p.dtype))
+        };
+        let mask = ResponseMask::from_tensor(tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0], [0.0; 3]]));
+        let scores = Tensor::<1>::from_data(TensorData::new(vec![2.0, 1.5, 4.0], [3]), (&Device::flex(), p.dtype));
+        let token_rewards = tensor([[0.5, 1.0, 9.0], [1.0, 0.5, 0.0], [7.0, 0.0, 0.0]]);
+        let kl = tensor([[0.2, 0.4, 9.0], [0.0, 1.0, 0.0], [3.0, 0.0, 0.0]]);
+        let rewards = precision::values(step_shaped_rewards(scores, token_rewards, kl, 0.5, &mask));
+        // of the first score a half is left, of the second nothing; the third response is masked
+        let by_hand = [0.5 - 0.1, 1.0 + 0.5 - 0.2, 0.0, 1.0, 0.5 - 0.5, 0.0, 0.0, 0.0, 0.0];
+        duel_testing::golden::close_within("rewards", &rewards, &by_hand, p.value, 4.0 * p.epsilon);
+    }
+}
+
+/// GDPO: pairs of responses, whose rewards are ±½ of their difference d over d/√2 + 1e-4; a group without spread has no advantage.
+#[test]
+fn rewards_are_normalized_each_before_their_sum() {
+    for p in [F32, F64] {
+        let reward = |x: [f64; 6]| Tensor::<1>::from_data(TensorData::new(x.to_vec(), [6]), (&Device::flex(), p.dtype));
+        let correct = reward([0.0, 1.0, 0.0, 2.0, 7.0, 7.0]);
+        let brief = reward([3.0, 1.0, 5.0, 5.0, 0.1, 0.1]);
+        let [one, two] = [1.0f64, 2.0].map(|d| 0.5 * d / (d / 2f64.sqrt() + 1e-4));
+        // the first pair is apart by 1 and by −2, the second by 2 and by nothing
+        let first = one - 0.5 * two;
+        let sum = [-first, first, -two, two, 0.0, 0.0];
+        let sd = (sum.iter().map(|x| x * x).sum::<f64>() / 5.0).sqrt() + 1e-4;
+        let rewards = || vec![(correct.clone(), 1.0), (brief.clone(), 0.5)];
+        let advantages = precision::values(group_decoupled(rewards(), 2));
+        duel_testing::golden::close("GDPO", &advantages, &sum.map(|x| x / sd), p.value);
+        assert_eq!(advantages[4..], [0.0; 2], "without spread there is no advantage, to the bit");
+        // an offset and a scale of one reward change nothing but the 1e-4
+        let scaled = vec![(correct.clone() * 100.0 + 3.0, 1.0), (brief.clone() * 100.0, 0.5)];
+        duel_testing::golden::close("scaled", &precision::values(group_decoupled(scaled, 2)), &advantages, 1e-3);
+        // a sum before the normalization cannot tell apart what differs by the weights: .5 · 2 for 1
+        let summed = precision::values(group_relative(correct.clone() + brief.clone() * 0.5, 2, true));
+        assert!(summed[0].abs() < 1e-6 && advantages[0].abs() > 0.1, "{summed:?} {advantages:?}");
+    }
 }
 
 #[test]

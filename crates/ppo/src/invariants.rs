@@ -131,14 +131,31 @@ pub fn groups_are_centred(step: u64, advantages: &[f64], group: usize) -> Result
     check_close("groups_are_centred", step, what, largest(sums), 0.0, Tolerance::absolute(1e-5))
 }
 
-/// The reward of every counted token is −β·k1, plus the score once, at the last of them; nothing else is rewarded.
+/// The scores of responses, `[B]`, and what of each is given at a token, `[B·T]`; `None`: every score is given whole.
+#[derive(Debug, Clone, Copy)]
+pub struct ScoreParts<'a> {
+    pub scores: &'a [f64],
+    pub token_rewards: Option<&'a [f32]>,
+}
+
+impl ScoreParts<'_> {
+    /// What a counted token is given of its response's score: its part, and at the last of `length` what is left.
+    fn at(&self, row: usize, t: usize, length: usize, columns: usize) -> f64 {
+        let part = |t: usize| self.token_rewards.map_or(0.0, |rewards| f64::from(rewards[row * columns + t]));
+        let left = || self.scores[row] - (0..length).map(part).sum::<f64>();
+        if t + 1 == length { part(t) + left() } else { part(t) }
+    }
+}
+
+/// The reward of every counted token is −β·k1, plus the score once, at the last of them, or its parts at theirs; nothing else is
+/// rewarded.
 ///
 /// # Shapes
 /// `rewards`: `[B, T]`; `k1`: its host values, `[B·T]`; `lengths`: counted tokens, `[B]`.
 pub fn reward_enters_once(
     step: u64,
     rewards: &Tensor<2>,
-    scores: &[f64],
+    scores: ScoreParts<'_>,
     k1: &[f32],
     beta: f64,
     lengths: &[usize],
@@ -146,8 +163,9 @@ pub fn reward_enters_once(
     let [_, columns] = rewards.dims();
     for (index, reward) in host(rewards.clone()).into_iter().enumerate() {
         let (row, t) = (index / columns, index % columns);
-        let penalty = if t < lengths[row] { -beta * f64::from(k1[index]) } else { 0.0 };
-        let score = if t + 1 == lengths[row] { scores[row] } else { 0.0 };
+        let is_counted = t < lengths[row];
+        let penalty = if is_counted { -beta * f64::from(k1[index]) } else { 0.0 };
+        let score = if is_counted { scores.at(row, t, lengths[row], columns) } else { 0.0 };
         let (what, reward) = ("the reward of a token", f64::from(reward));
         let of = "its KL penalty and its score, each at least 1";
         let within = Tolerance { share: 1e-5, of, scale: 2.0 + penalty.abs() + score.abs() };
@@ -256,12 +274,20 @@ mod tests {
         breaks("groups_are_centred", groups_are_centred(0, &[1.0, -1.0, 0.0, 0.1], 2));
         breaks("groups_are_centred", groups_are_centred(0, &[1e-6, -0.9e-6, 0.0, 0.0], 2));
         // score 2, k1 .5 then 0, β .2
-        let entered = |rewards| reward_enters_once(0, &row(rewards), &[2.0], &[0.5, 0.0, 9.0], 0.2, &[2]);
+        let whole = ScoreParts { scores: &[2.0], token_rewards: None };
+        let entered = |rewards| reward_enters_once(0, &row(rewards), whole, &[0.5, 0.0, 9.0], 0.2, &[2]);
         assert!(entered([-0.1, 2.0, 0.0]).is_ok());
         breaks("reward_enters_once", entered([1.9, 2.0, 0.0])); // twice
         breaks("reward_enters_once", entered([1.9, 0.0, 0.0])); // on the first token: the sum is the same
         breaks("reward_enters_once", entered([0.1, 2.0, 0.0])); // the penalty paid out
         breaks("reward_enters_once", entered([-0.1, 2.0, -1.8])); // padding is penalized too
+        // of the score of 2, 1.5 at the first token and 3 at padding, which counts nowhere
+        let parts = ScoreParts { scores: &[2.0], token_rewards: Some(&[1.5, 0.0, 3.0]) };
+        let entered = |rewards| reward_enters_once(0, &row(rewards), parts, &[0.5, 0.0, 9.0], 0.2, &[2]);
+        assert!(entered([1.4, 0.5, 0.0]).is_ok());
+        breaks("reward_enters_once", entered([-0.1, 2.0, 0.0])); // all at the end
+        breaks("reward_enters_once", entered([1.4, 2.0, 0.0])); // the part and the whole
+        breaks("reward_enters_once", entered([1.4, 0.5, 3.0])); // padding is rewarded
     }
 
     #[test]
@@ -330,7 +356,8 @@ mod tests {
             for (t, tolerance) in [(0, 1.2e-4), (1, 5e-5)] {
                 let mut rewards = [-10.0, 3.0, 0.0];
                 rewards[t] += factor * tolerance;
-                let result = reward_enters_once(0, &row(rewards), &[3.0], &[50.0, 0.0, 9.0], 0.2, &[2]);
+                let whole = ScoreParts { scores: &[3.0], token_rewards: None };
+                let result = reward_enters_once(0, &row(rewards), whole, &[50.0, 0.0, 9.0], 0.2, &[2]);
                 assert_eq!(result.is_ok(), holds, "token {t}: {result:?}");
             }
             // 1e-4 of the sizes from a token to the end: of 2 + 4 + 1 + 3, and of 2 + 4

@@ -14,7 +14,7 @@ use crate::sampling::RolloutPrompts;
 use crate::updates::MinibatchLosses;
 use burn::tensor::Tensor;
 use duel_model::{Policy, weights::host};
-use duel_objectives::{group_relative, leave_one_out};
+use duel_objectives::{group_decoupled, group_relative, leave_one_out};
 use duel_spec::ids::prompt_hash;
 use duel_spec::seeds::Stream;
 use duel_spec::{KlPenalty, Normalization, RolloutSettings, metrics};
@@ -70,8 +70,25 @@ impl PolicyGradient {
                 returns - mean
             }
             Baseline::LeaveOneOut { group } => leave_one_out(returns, *group),
+            Baseline::Group { group, .. } if self.settings.normalizes_each_reward() => {
+                group_decoupled(rollout.component_tensors(), *group)
+            }
             Baseline::Group { group, scale } => group_relative(returns, *group, *scale),
         }
+    }
+
+    /// Advantages `[B]` have mean 0 in each group; where each reward is normalized by itself, those of every reward, since their sum may
+    /// cancel to rounding.
+    fn check_groups(&self, step: u64, rollout: &Rollout, advantages: &[f64], group: usize) -> Result<()> {
+        if !self.settings.normalizes_each_reward() {
+            return invariants::groups_are_centred(step, advantages, group);
+        }
+        let normalized = |scores| host(group_relative(scores, group, true)).into_iter().map(f64::from).collect();
+        let mut components = rollout.component_tensors().into_iter();
+        components.try_for_each(|(scores, _)| {
+            let advantages: Vec<f64> = normalized(scores);
+            invariants::groups_are_centred(step, &advantages, group)
+        })
     }
 }
 
@@ -93,11 +110,11 @@ impl Method for PolicyGradient {
         let IterationStart { rollout, behavior, updater } =
             start_iteration(&mut self.collector, &self.settings, 1, stream, prompts, learner, &mut metrics)?;
 
-        // 2. Advantages: the return of each response less its baseline, normalized over all tokens (REINFORCE++).
+        // 2. Advantages: the return of each response less its baseline (GDPO: of each reward), normalized over all tokens (REINFORCE++).
         let advantages = self.advantages(&rollout); // [B]
         let values: Vec<f64> = host(advantages.clone()).into_iter().map(f64::from).collect();
         if let Baseline::LeaveOneOut { group } | Baseline::Group { group, .. } = self.baseline {
-            metrics.check(|| invariants::groups_are_centred(step, &values, group))?;
+            metrics.check(|| self.check_groups(step, &rollout, &values, group))?;
         }
         let raw_advantages = advantages.unsqueeze_dim::<2>(1).expand(rollout.logp.dims()); // [B, T]
         let normalization = self.settings.advantages;

@@ -6,7 +6,7 @@
 //! one mask serves both losses; actor and critic are separate networks under one optimizer unless `critic` says otherwise.
 
 use crate::covariance::control_covariance;
-use crate::invariants;
+use crate::invariants::{self, ScoreParts};
 use crate::policy::{PolicyOutput, policy_gradient_loss, with_kl_and_entropy};
 use crate::rollout::{BehaviorAndCurrent, CollectorState, Rollout, RolloutCollector, RolloutContext};
 use crate::rows::{map_blocks, normalize, rows_of, variance};
@@ -16,7 +16,7 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use duel_model::weights::{flatten_trained, host};
 use duel_model::{Flops, Policy, ResponseReader, ScalarModel, Tokens, ValueHead};
-use duel_objectives::{Gae, PolicyLoss, ValueLoss, clipped_value_loss, gae, kl_shaped_rewards};
+use duel_objectives::{Gae, PolicyLoss, ValueLoss, clipped_value_loss, gae, kl_shaped_rewards, step_shaped_rewards};
 use duel_spec::ids::prompt_hash;
 use duel_spec::seeds::{self, Stream};
 use duel_spec::{CriticBody, KlPenalty, Normalization, PpoSettings as Settings, metrics};
@@ -75,7 +75,7 @@ impl Method for Ppo {
         let reader = &self.collector.context.reader;
         let values = map_blocks(&rollout.responses, first_epoch, |b| old.values(reader, &reader.tokens(b))); // [B, T]
 
-        // 2. Shape the reward: the KL penalty on every token, the score on the last.
+        // 2. Shape the reward: the KL penalty on every token, the score on the last, or its parts on theirs.
         let rewards = shaped_rewards(&self.settings, &rollout); // [B, T]
 
         // 3. Advantages: GAE, whitened; their returns are the critic's targets.
@@ -118,9 +118,13 @@ impl Method for Ppo {
     }
 }
 
-/// Step 2: `r_t = −β KL_t`, plus the score on the last counted token, `[B, T]`.
+/// Step 2: `r_t = −β KL_t`, plus the score on the last counted token, or its parts on theirs, `[B, T]`.
 pub fn shaped_rewards(s: &Settings, rollout: &Rollout) -> Tensor<2> {
-    kl_shaped_rewards(rollout.score_tensor(), rollout.token_kl.clone(), kl_coef(s, rollout), &rollout.mask)
+    let (scores, kl, beta) = (rollout.score_tensor(), rollout.token_kl.clone(), kl_coef(s, rollout));
+    match &rollout.token_rewards {
+        Some(token_rewards) => step_shaped_rewards(scores, token_rewards.clone(), kl, beta, &rollout.mask),
+        None => kl_shaped_rewards(scores, kl, beta, &rollout.mask),
+    }
 }
 
 /// A rollout with all that the updates need, `[B, T]` each, without gradient.
@@ -228,7 +232,9 @@ impl Ppo {
         metrics.check(|| {
             let (kl, lengths) = (host(rollout.token_kl.clone()), host(mask.lengths()));
             let lengths: Vec<usize> = lengths.into_iter().map(|n| n as usize).collect();
-            invariants::reward_enters_once(step, rewards, &rollout.scores, &kl, kl_coef(s, rollout), &lengths)?;
+            let parts = rollout.token_rewards.clone().map(host);
+            let scores = ScoreParts { scores: &rollout.scores, token_rewards: parts.as_deref() };
+            invariants::reward_enters_once(step, rewards, scores, &kl, kl_coef(s, rollout), &lengths)?;
             if self.collector.iteration == 0 {
                 let at_one = gae(rewards.clone(), values.clone(), 1.0, 1.0, mask).advantages; // [B, T]
                 invariants::gae_at_one_is_return_minus_value(step, &at_one, rewards, values, mask)?;

@@ -5,12 +5,15 @@ use crate::rows::{index, map_blocks};
 use crate::sampling::{ResponseSampler, RolloutPrompts, ScoredResponses};
 use crate::shaping::{RunningMoments, estimate_kl, next_kl_coef};
 use crate::token_weights::SampledTokens;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 use duel_model::{Flops, Policy, ResponseReader, Responses, TransformerConfig, weights, weights::host};
 use duel_objectives::{Reduction, ResponseMask, full_kl, k1};
-use duel_reward::Scorer;
+use duel_reward::{RewardComponent, Scorer, TokenReward};
+use duel_spec::metrics::{self, Metric};
 use duel_spec::seeds::{self, Stream};
-use duel_spec::{KlPenalty, LossReduction, ReferenceMode, RolloutSettings, TokenSpec, TruncationHandling, metrics};
+use duel_spec::{
+    KlPenalty, LossReduction, ReferenceMode, RewardSource, RolloutSettings, TokenSpec, TruncationHandling,
+};
 use duel_training::invariants as training_invariants;
 use duel_training::{Metrics, Result, follow, logprobs, probes};
 use serde::{Deserialize, Serialize};
@@ -55,6 +58,10 @@ pub struct Rollout {
     pub beta: f64,
     /// The reward of each response before the KL penalty, `[B]`.
     pub scores: Vec<f64>,
+    /// Each of several rewards by itself, before its weight.
+    pub components: Vec<RewardComponent>,
+    /// What of each score is given at a token, `[B, T]`, the rest at the end; `None`: every score is given whole.
+    pub token_rewards: Option<Tensor<2>>,
     /// What multiplies each token's advantage, `[B, T]`; `None`: 1.
     pub token_weights: Option<Tensor<2>>,
     /// What multiplies the KL of each token to the policy that wrote it, as a penalty, `[B, T]`; `None`: 0.
@@ -146,7 +153,7 @@ impl RolloutCollector {
         step: u64,
         metrics: &mut Metrics,
     ) -> Result<Rollout> {
-        let RolloutContext { reader, train_reader, scorer, config, scorer_flops, seed, .. } = &self.context;
+        let RolloutContext { reader, train_reader, scorer, seed, .. } = &self.context;
         let (s, space) = (&self.settings, reader.space());
         let mut sampler = ResponseSampler {
             settings: s,
@@ -158,7 +165,7 @@ impl RolloutCollector {
             response_tokens: 0,
             tokens: 0,
         };
-        let ScoredResponses { responses, raw, scores } = sampler.sample(step, prompts, metrics)?;
+        let ScoredResponses { responses, components, raw, scores, parts } = sampler.sample(step, prompts, metrics)?;
         let (sampled_responses, sampled) = (sampler.response_tokens, sampler.tokens);
         // Read in the minibatches of the first epoch: the same arithmetic, so the ratios start at 1 to the last bit.
         // Where the device has no fused log-probs, the training module reads: autodiff composes its softmax.
@@ -178,13 +185,7 @@ impl RolloutCollector {
             sampled_tokens.check(step)
         })?;
 
-        // Generate, old log-probs, reference and score passes: one forward each (docs/verdicts.md, FLOPs).
-        let (tokens, policy, passes) = (responses.token_count(), Flops::policy(config), self.passes());
-        let replaced = sampled - tokens; // sampled and scored, and not read again
-        metrics.cost.sampled_tokens += sampled_responses;
-        metrics.cost.scored_tokens += tokens * (passes - 1) + sampled * u64::from(*scorer_flops > 0.0);
-        metrics.cost.flops += passes as f64 * policy.forward(tokens) + policy.forward(replaced);
-        metrics.cost.flops += scorer_flops * sampled as f64;
+        self.record_cost(&responses, [sampled_responses, sampled], metrics);
 
         let mask = loss_mask(s, &responses, space, reader.device()); // [B, T]
         let token_weights = sampled_tokens.weights(&mask, metrics);
@@ -197,6 +198,8 @@ impl RolloutCollector {
             token_kl,
             beta: self.beta,
             scores,
+            components,
+            token_rewards: rewards_of_tokens(&parts, space.response_tokens, reader.device()), // [B, T]
             token_weights,
             token_kl_coefs: None,
             reference: self.reference.clone().filter(|_| s.needs_full_logits()),
@@ -207,6 +210,18 @@ impl RolloutCollector {
         }
         rollout.record(&raw, reader, metrics);
         Ok(rollout)
+    }
+
+    /// Generate, old log-probs, reference and score passes: one forward each (docs/verdicts.md, FLOPs). So many tokens were sampled, alone
+    /// and with their prompts.
+    fn record_cost(&self, responses: &Responses, [sampled_responses, sampled]: [u64; 2], metrics: &mut Metrics) {
+        let RolloutContext { config, scorer_flops, .. } = &self.context;
+        let (tokens, policy, passes) = (responses.token_count(), Flops::policy(config), self.passes());
+        let replaced = sampled - tokens; // sampled and scored, and not read again
+        metrics.cost.sampled_tokens += sampled_responses;
+        metrics.cost.scored_tokens += tokens * (passes - 1) + sampled * u64::from(*scorer_flops > 0.0);
+        metrics.cost.flops += passes as f64 * policy.forward(tokens) + policy.forward(replaced);
+        metrics.cost.flops += scorer_flops * sampled as f64;
     }
 
     /// Forward passes of a policy over the responses of a rollout, sampling included.
@@ -311,8 +326,13 @@ impl Rollout {
 
     /// `[B]`
     pub fn score_tensor(&self) -> Tensor<1> {
-        let scores: Vec<f32> = self.scores.iter().map(|&x| x as f32).collect();
-        Tensor::from_data(scores.as_slice(), &self.logp.device())
+        tensor_of(&self.scores, &self.logp.device())
+    }
+
+    /// The scores by each of several rewards, `[B]` each, with their weights.
+    pub fn component_tensors(&self) -> Vec<(Tensor<1>, f64)> {
+        let device = self.logp.device();
+        self.components.iter().map(|term| (tensor_of(&term.scores, &device), term.weight)).collect()
     }
 
     /// Mean of score minus KL penalty.
@@ -330,6 +350,11 @@ impl Rollout {
         let distinct: HashSet<_> = responses.prompts.iter().zip(&responses.responses).collect();
         let unended = (0..responses.len()).filter(|&row| !responses.ended(row, reader.space())).count();
         metrics.put(metrics::ROLLOUT_PROXY, mean(raw.iter().copied()));
+        for RewardComponent { source, scores, .. } in &self.components {
+            if let Some(source) = source {
+                metrics.put(metric_of(*source), mean(scores.iter().copied()));
+            }
+        }
         metrics.put(metrics::KL_PRICE, self.beta);
         if let Some(kl) = self.mean_kl() {
             metrics.put(metrics::ROLLOUT_KL, kl);
@@ -361,6 +386,34 @@ fn loss_mask(s: &RolloutSettings, responses: &Responses, space: &TokenSpec, devi
     ResponseMask::from_lengths(&counted, space.response_tokens, device).averaging(average) // [B, T]
 }
 
+/// What is given at single tokens, `[B, T]`; `None` where every score is given whole.
+fn rewards_of_tokens(parts: &[Vec<TokenReward>], columns: usize, device: &Device) -> Option<Tensor<2>> {
+    if parts.iter().all(Vec::is_empty) {
+        return None;
+    }
+    let mut cells = vec![0f32; parts.len() * columns];
+    for (row, parts) in parts.iter().enumerate() {
+        parts.iter().for_each(|part| cells[row * columns + part.token] += part.reward as f32);
+    }
+    Some(Tensor::from_data(TensorData::new(cells, [parts.len(), columns]), device)) // [B, T]
+}
+
+/// The metric of one of several rewards.
+fn metric_of(source: RewardSource) -> Metric {
+    match source {
+        RewardSource::Rm => metrics::ROLLOUT_REWARD_RM,
+        RewardSource::Gold => metrics::ROLLOUT_REWARD_GOLD,
+        RewardSource::Length => metrics::ROLLOUT_REWARD_LENGTH,
+        RewardSource::Rules => metrics::ROLLOUT_REWARD_RULES,
+    }
+}
+
+/// Numbers as a tensor of f32, `[B]`.
+fn tensor_of(values: &[f64], device: &Device) -> Tensor<1> {
+    let values: Vec<f32> = values.iter().map(|&x| x as f32).collect();
+    Tensor::from_data(values.as_slice(), device)
+}
+
 fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
     let n = values.len() as f64;
     values.sum::<f64>() / n
@@ -389,6 +442,8 @@ mod tests {
             ref_logp: Some(ref_logp),
             beta: 0.5,
             scores: vec![1.0, 2.0],
+            components: vec![],
+            token_rewards: None,
             token_weights: None,
             token_kl_coefs: None,
             reference: None,
@@ -424,6 +479,8 @@ mod tests {
             responses,
             beta: 0.25,
             scores: vec![0.0; 4],
+            components: vec![],
+            token_rewards: None,
             token_weights: None,
             token_kl_coefs: None,
             reference: None,

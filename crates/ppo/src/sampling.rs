@@ -1,8 +1,8 @@
 //! Responses of the behavior policy with their scores, and the dynamic sampling of groups (Yu et al. 2025, §3.2).
 
-use crate::shaping::{RunningMoments, overlong_penalty, shaped};
+use crate::shaping::{RunningMoments, overlong_penalty, score_scale, shaped};
 use duel_model::{Policy, ResponseReader, Responses, SamplingLaw, generate_by};
-use duel_reward::Scorer;
+use duel_reward::{RewardComponent, Scorer, TokenReward, weighted_parts, weighted_sum};
 use duel_spec::{RolloutSettings, metrics, seeds};
 use duel_training::invariants as training_invariants;
 use duel_training::{Metrics, Result};
@@ -33,8 +33,12 @@ impl<'a> RolloutPrompts<'a> {
 #[derive(Debug, Clone)]
 pub struct ScoredResponses {
     pub responses: Responses,
+    /// Each of several rewards by itself, as its scorer gave it.
+    pub components: Vec<RewardComponent>,
     pub raw: Vec<f64>,
     pub scores: Vec<f64>,
+    /// Of each shaped score what is given at single tokens; the rest is given at the end.
+    pub parts: Vec<Vec<TokenReward>>,
 }
 
 /// Samples and scores; counts the tokens.
@@ -63,7 +67,7 @@ impl ResponseSampler<'_> {
         if group == 1 {
             return Ok(scored);
         }
-        let mut equal = scored.groups_without_spread(group);
+        let mut equal = scored.groups_without_spread(group, self.settings);
         let groups = prompts.len() / group;
         metrics.put(metrics::GROUPS_WITHOUT_SPREAD, equal.len() as f64 / groups as f64);
         let rounds = self.settings.dynamic_sampling_rounds;
@@ -78,7 +82,7 @@ impl ResponseSampler<'_> {
                 scored.replace_group(target, group, &fresh, index);
             }
             replaced += next.len();
-            equal = scored.groups_without_spread(group);
+            equal = scored.groups_without_spread(group, self.settings);
         }
         if rounds > 0 {
             metrics.put(metrics::GROUPS_REPLACED, replaced as f64);
@@ -93,21 +97,32 @@ impl ResponseSampler<'_> {
         training_invariants::sampled_from_finite(step, &responses)?;
         self.response_tokens += responses.response_tokens();
         self.tokens += responses.token_count();
-        let raw = self.scorer.score(&responses).map_err(unscored)?; // [B]
+        let mut components = self.scorer.components(&responses).map_err(unscored)?;
+        let raw = weighted_sum(&components); // [B]
         let mut scores = shaped(s, self.seen, &raw, |row| responses.ended(row, space));
         for (score, response) in scores.iter_mut().zip(&responses.responses) {
             *score -= overlong_penalty(s, response.len(), space.response_tokens);
         }
-        Ok(ScoredResponses { responses, raw, scores })
+        let scale = score_scale(s, self.seen);
+        let scaled = |part: TokenReward| TokenReward { reward: part.reward * scale, ..part };
+        let parts_of = |row| weighted_parts(&components, row).into_iter().map(scaled).collect();
+        let parts = (0..responses.len()).map(parts_of).collect();
+        components.iter_mut().for_each(|component| component.parts.clear());
+        Ok(ScoredResponses { responses, components, raw, scores, parts })
     }
 }
 
 impl ScoredResponses {
-    /// The groups of consecutive responses whose scores are all the same.
-    fn groups_without_spread(&self, group: usize) -> Vec<usize> {
+    /// The groups of consecutive responses whose scores are all the same; where each reward is normalized, those of every reward.
+    fn groups_without_spread(&self, group: usize, s: &RolloutSettings) -> Vec<usize> {
         let is_equal = |scores: &[f64]| scores.iter().all(|score| *score == scores[0]);
+        let has_spread = |index: usize| {
+            let varies = |scores: &Vec<f64>| !is_equal(&scores[index * group..(index + 1) * group]);
+            s.normalizes_each_reward() && self.components.iter().any(|component| varies(&component.scores))
+        };
         let groups = self.scores.chunks(group).enumerate();
-        groups.filter(|(_, scores)| is_equal(scores)).map(|(index, _)| index).collect()
+        let groups = groups.filter(|(_, scores)| is_equal(scores)).map(|(index, _)| index);
+        groups.filter(|index| !has_spread(*index)).collect()
     }
 
     /// Puts the group `from` of other responses into the place of the group `target`.
@@ -118,6 +133,10 @@ impl ScoredResponses {
             self.responses.responses[to].clone_from(&other.responses.responses[from]);
             self.responses.logp[to].clone_from(&other.responses.logp[from]);
             (self.raw[to], self.scores[to]) = (other.raw[from], other.scores[from]);
+            self.parts[to].clone_from(&other.parts[from]);
+            for (component, fresh) in self.components.iter_mut().zip(&other.components) {
+                component.scores[to] = fresh.scores[from];
+            }
         }
     }
 }

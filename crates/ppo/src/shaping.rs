@@ -52,6 +52,14 @@ pub fn shaped(
     scores.iter().enumerate().map(|(row, &x)| scaled(x).clamp(-s.score_clip, s.score_clip) - penalty(row)).collect()
 }
 
+/// What `scores` multiplies a score with, and with it each of its parts; what it subtracts is of the whole score.
+pub fn score_scale(s: &RolloutSettings, seen: &RunningMoments) -> f64 {
+    match s.scores {
+        Normalization::Raw => 1.0,
+        Normalization::Scaled | Normalization::White => 1.0 / seen.sd(),
+    }
+}
+
 /// The soft overlong punishment of a response of `length` tokens where the longest has `longest`: it grows linearly over the last
 /// `overlong_buffer` of them. Yu et al. 2025, eq. 13.
 pub fn overlong_penalty(s: &RolloutSettings, length: usize, longest: usize) -> f64 {
@@ -123,6 +131,18 @@ mod tests {
             all(&RolloutSettings { scores: Normalization::White, ..settings() }),
             [-2.0 / sd, -1.0 / sd, 3.0 / sd]
         );
+    }
+
+    #[test]
+    fn the_parts_of_a_score_are_scaled_with_it() {
+        let mut seen = RunningMoments::default();
+        seen.add(&[1.0, 2.0, 6.0]);
+        let scale = |scores| score_scale(&RolloutSettings { scores, ..settings() }, &seen);
+        let one_over_sd = 1.0 / 7f64.sqrt();
+        assert_eq!(scale(Normalization::Raw), 1.0);
+        for scores in [Normalization::Scaled, Normalization::White] {
+            assert!((scale(scores) - one_over_sd).abs() < 1e-12);
+        }
     }
 
     /// trl 1.16 `get_soft_overlong_punishment(max_completion_len=20, soft_punish_cache=5)`

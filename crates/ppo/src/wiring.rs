@@ -15,13 +15,14 @@ use duel_spec::metrics::{self, Metric};
 use duel_spec::seeds::{self, Stream};
 use duel_spec::{
     CriticBody, EnsembleScore, KlControl, KlEstimator, KlPenalty, LearnerSettings, Normalization, OnlineLoss,
-    ReferenceMode, RewardSource, RolloutSettings, TokenSpec,
+    ReferenceMode, RewardSettings, RewardSource, RolloutSettings, TokenSpec,
 };
 use duel_testing_tensors::trajectory;
 use duel_training::{Error, IterationCost, Learner, Method, Metrics, Result, logprobs};
 use std::collections::HashSet;
 use std::sync::Arc;
 
+mod rewards;
 mod sampling;
 
 /// Tokens of a prompt and of a response.
@@ -71,7 +72,7 @@ pub(crate) fn context() -> RolloutContext {
 pub(crate) fn settings() -> RolloutSettings {
     RolloutSettings {
         beta: 0.1,
-        reward: RewardSource::Rm,
+        reward: RewardSettings::One(RewardSource::Rm),
         iterations: 3,
         episodes: ROWS,
         epochs: 2,
@@ -418,6 +419,8 @@ pub(crate) fn rollout(scores: [f64; ROWS], apart: [f64; ROWS], beta: f64) -> Rol
         ref_logp: Some(ref_logp),
         beta,
         scores: scores.into(),
+        components: vec![],
+        token_rewards: None,
         token_weights: None,
         token_kl_coefs: None,
         reference: None,

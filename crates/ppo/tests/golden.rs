@@ -8,7 +8,7 @@ use duel_objectives::{
     Gae, PolicyGradientLoss, ResponseMask, clipped_value_loss, entropy, gae, k1, k2, k3, kl_shaped_rewards, whiten,
 };
 use duel_ppo::{ActorCritic, Critic, Experience, Rollout, shaped_rewards};
-use duel_spec::{PpoSettings, RewardSource, RolloutSettings};
+use duel_spec::{PpoSettings, RewardSettings, RewardSource, RolloutSettings};
 use duel_testing::golden;
 use duel_testing_tensors::{precision, trajectory};
 use duel_training::{Learner, logprobs};
@@ -56,7 +56,7 @@ fn start(variant: &str, others: &[&str]) -> Start {
     let defaults = PpoSettings::defaults();
     let shared = RolloutSettings {
         beta: number("kl_coef"),
-        reward: RewardSource::Gold,
+        reward: RewardSettings::One(RewardSource::Gold),
         iterations: 1,
         episodes: responses.len(),
         epochs: number("epochs") as usize,
@@ -203,6 +203,8 @@ fn golden_ppo_updates_minibatch_by_minibatch() {
         ref_logp: Some(start.list("reference_logprobs")),
         beta: start.settings.shared.beta,
         scores: start.scores(),
+        components: vec![],
+        token_rewards: None,
         token_weights: None,
         token_kl_coefs: None,
         reference: None,

@@ -1,10 +1,11 @@
-//! An external program as a judge: it reads one JSON object per line and writes one score per line, in order.
+//! An external program as a judge: it reads one JSON object per line and writes one answer per line, in order.
 //!
 //! Lines carry no number, so an extra line would shift the scores of all later responses by one. Three checks match answers to
 //! inputs: no answer may arrive before its input was sent; nothing follows the last answer of a call; and nothing follows after
 //! the program's input is closed. The last check runs before the stage is finished, so no shifted score is stored.
 
-use crate::judges::{JudgeInput, TextJudge};
+use crate::answer::{JudgeAnswer, JudgeInput, excerpt, parse_answer};
+use crate::judges::TextJudge;
 use crate::{Error, Result};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -19,8 +20,6 @@ const TRIES: usize = 3;
 const LONGEST: usize = 1 << 16;
 /// Unread lines that are buffered; then the program blocks.
 const WAITING: usize = 64;
-/// Largest magnitude of a score: scores are squared and summed in f32.
-const LARGEST: f64 = 1e9;
 /// How long to wait for extra output after the last answer of a call.
 const SILENCE: Duration = Duration::from_millis(10);
 /// Shortest time for a program to exit after its input was closed.
@@ -78,6 +77,8 @@ struct JudgeProcess {
     /// One message per written batch.
     written: Receiver<()>,
     output: Receiver<ProgramLine>,
+    /// Answers so far.
+    answered: usize,
     /// The longest wait for an answer so far.
     slowest: Duration,
 }
@@ -127,30 +128,31 @@ impl JudgeProcess {
         let count = sent.clone();
         std::thread::spawn(move || write(input, &batches, &count, &written_sender));
         std::thread::spawn(move || listen(output, &sent, &line_sender));
-        Ok(Self { child, guard, inputs: Some(inputs), written, output: lines, slowest: Duration::ZERO })
+        Ok(Self { child, guard, inputs: Some(inputs), written, output: lines, answered: 0, slowest: Duration::ZERO })
     }
 
-    /// The scores of some inputs.
-    fn ask(&mut self, batch: &[JudgeInput], ends: Instant) -> std::result::Result<Vec<f64>, BatchFailure> {
+    /// The answers to some inputs.
+    fn ask(&mut self, batch: &[JudgeInput], ends: Instant) -> std::result::Result<Vec<JudgeAnswer>, BatchFailure> {
         let lines = batch.iter().map(|input| serde_json::to_string(input).unwrap_or_default() + "\n").collect();
         let is_sent = self.inputs.as_ref().is_some_and(|inputs| inputs.send(lines).is_ok());
         if !is_sent {
             return Err(BatchFailure::Ended("it stopped reading".into()));
         }
-        let mut scores = Vec::with_capacity(batch.len());
-        while scores.len() < batch.len() {
-            let (began, done) = (Instant::now(), scores.len());
+        let mut answers = Vec::with_capacity(batch.len());
+        while let Some(input) = batch.get(answers.len()) {
+            let (began, done) = (Instant::now(), answers.len());
             let line = self.output.recv_timeout(ends.saturating_duration_since(began)).map_err(|e| match e {
                 RecvTimeoutError::Timeout => BatchFailure::Wrong(format!("{done} of {} answers came", batch.len())),
                 RecvTimeoutError::Disconnected => {
                     BatchFailure::Ended(format!("it ended after {done} of {} answers", batch.len()))
                 }
             })?;
-            scores.push(score(line).map_err(BatchFailure::Wrong)?);
+            self.answered += 1;
+            answers.push(answer(line, input, self.answered).map_err(BatchFailure::Wrong)?);
             self.slowest = self.slowest.max(began.elapsed());
         }
         match self.written.recv_timeout(ends.saturating_duration_since(Instant::now())) {
-            Ok(()) => Ok(scores),
+            Ok(()) => Ok(answers),
             Err(_) => Err(BatchFailure::Wrong("it answers without reading its input".into())),
         }
     }
@@ -221,11 +223,6 @@ fn listen(output: ChildStdout, sent: &AtomicUsize, lines: &SyncSender<ProgramLin
     }
 }
 
-/// The beginning of a line.
-fn excerpt(line: &str) -> String {
-    line.trim_end().chars().take(80).map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
-
 fn too_many_lines(line: &str) -> String {
     format!("it prints more lines than it reads, `{}`: one line for each line of input is expected", excerpt(line))
 }
@@ -234,20 +231,15 @@ fn too_long() -> String {
     format!("it wrote a line of more than {LONGEST} bytes")
 }
 
-/// The score on a line.
-fn score(line: ProgramLine) -> std::result::Result<f64, String> {
-    let line = match line {
-        ProgramLine::Answer(line) => line,
-        ProgramLine::Unexpected(line) => {
-            return Err(format!("it printed `{}` before it got any input", excerpt(&line)));
+/// The answer on a line, of so many.
+fn answer(line: ProgramLine, input: &JudgeInput, number: usize) -> std::result::Result<JudgeAnswer, String> {
+    match line {
+        ProgramLine::Answer(line) => {
+            parse_answer(&line, input).map_err(|problem| format!("{problem} (line {number} of its output)"))
         }
-        ProgramLine::TooLong => return Err(too_long()),
-    };
-    let value: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
-    let score = value.as_f64().or(value["score"].as_f64());
-    score.filter(|score| score.abs() <= LARGEST).ok_or_else(|| {
-        format!("it answered `{}`, not {{\"score\": a number from -{LARGEST:e} to {LARGEST:e}}}", excerpt(&line))
-    })
+        ProgramLine::Unexpected(line) => Err(format!("it printed `{}` before it got any input", excerpt(&line))),
+        ProgramLine::TooLong => Err(too_long()),
+    }
 }
 
 impl CommandJudge {
@@ -260,8 +252,12 @@ impl CommandJudge {
         Error::Command { command: self.command.join(" "), problem }
     }
 
-    /// Scores a batch. The program is started if it is not running.
-    fn ask(&self, running: &mut Option<JudgeProcess>, batch: &[JudgeInput]) -> std::result::Result<Vec<f64>, String> {
+    /// Judges a batch. The program is started if it is not running.
+    fn ask(
+        &self,
+        running: &mut Option<JudgeProcess>,
+        batch: &[JudgeInput],
+    ) -> std::result::Result<Vec<JudgeAnswer>, String> {
         let ends = Instant::now() + self.timeout;
         let mut last = String::new();
         for _ in 0..TRIES {
@@ -270,9 +266,9 @@ impl CommandJudge {
                 None => JudgeProcess::start(&self.command)?,
             };
             match program.ask(batch, ends) {
-                Ok(scores) => {
+                Ok(answers) => {
                     *running = Some(program);
-                    return Ok(scores);
+                    return Ok(answers);
                 }
                 Err(BatchFailure::Ended(problem)) => last = problem,
                 Err(BatchFailure::Wrong(problem)) if Instant::now() >= ends => {
@@ -287,10 +283,14 @@ impl CommandJudge {
 
 impl TextJudge for CommandJudge {
     fn judge(&self, inputs: &[JudgeInput]) -> Result<Vec<f64>> {
+        Ok(self.answers(inputs)?.iter().map(JudgeAnswer::total).collect())
+    }
+
+    fn answers(&self, inputs: &[JudgeInput]) -> Result<Vec<JudgeAnswer>> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut scores = Vec::with_capacity(inputs.len());
+        let mut answers = Vec::with_capacity(inputs.len());
         for batch in inputs.chunks(self.batch) {
-            scores.extend(self.ask(&mut running, batch).map_err(|problem| self.refuse(problem))?);
+            answers.extend(self.ask(&mut running, batch).map_err(|problem| self.refuse(problem))?);
         }
         // a program that has exited is restarted for the next input
         if let Some(program) = running.take()
@@ -298,7 +298,7 @@ impl TextJudge for CommandJudge {
         {
             *running = Some(program);
         }
-        Ok(scores)
+        Ok(answers)
     }
 
     fn finish(&self) -> Result<()> {
@@ -315,7 +315,7 @@ mod tests {
     use super::*;
 
     fn input(response: &str) -> JudgeInput {
-        JudgeInput { prompt: "p".into(), response: response.into() }
+        JudgeInput { prompt: "p".into(), response: response.into(), ..JudgeInput::default() }
     }
 
     /// A shell script, with batches of two.
@@ -506,17 +506,25 @@ mod tests {
         let of = |length: usize| lines(&format!("printf '%{}d\\n' 7", length - 1), 9);
         assert!(matches!(&of(LONGEST)[..], [ProgramLine::Answer(line)] if line.len() == LONGEST));
         assert!(matches!(&of(LONGEST + 1)[..], [ProgramLine::TooLong]));
-        assert_eq!(score(ProgramLine::Answer(format!("{:>65535}", 7))), Ok(7.0));
+        let longest = ProgramLine::Answer(format!("{:>65535}", 7));
+        assert_eq!(answer(longest, &JudgeInput::default(), 1), Ok(JudgeAnswer::Whole(7.0)));
     }
 
+    /// Steps are of the response that is read; a wrong number of them is told with its line.
     #[test]
-    fn scores_are_numbers_of_bounded_size() {
-        let of = |line: &str| score(ProgramLine::Answer(line.into())).ok();
-        assert_eq!(
-            ["1e9", "-1e9", "{\"score\": -0.5}", " 3\n"].map(of),
-            [Some(1e9), Some(-1e9), Some(-0.5), Some(3.0)]
-        );
-        assert_eq!(["1.000001e9", "-1.000001e9", "null", "\"1\"", "{\"scores\": 1}", ""].map(of), [None; 6]);
+    fn a_program_scores_tokens_or_steps() -> Result<()> {
+        let three = JudgeInput { tokens: 3, ..input("a b c") };
+        let script = |answer: &str| format!("while read -r line; do echo '{answer}'; done");
+        let judge = shell(&script("{\"scores\": [1, 0.5, -1]}"), 20.0);
+        assert_eq!(judge.answers(std::slice::from_ref(&three))?, [JudgeAnswer::Tokens(vec![1.0, 0.5, -1.0])]);
+        assert_eq!(judge.judge(std::slice::from_ref(&three))?, [0.5], "their sum");
+        let judge = shell(&script("{\"scores\": [2, -1], \"ends\": [1, 5]}"), 20.0);
+        let steps = JudgeAnswer::Steps { scores: vec![2.0, -1.0], ends: vec![1, 5] };
+        assert_eq!(judge.answers(&[three.clone(), three.clone(), three.clone()])?, vec![steps; 3]);
+        let short = JudgeInput { tokens: 2, ..input("a b") };
+        let error = judge.answers(&[three, short]).expect_err("a step beyond the response").to_string();
+        assert!(error.contains("at most 3") && error.contains("line 5 of its output"), "{error}");
+        Ok(())
     }
 
     /// A program that exits is started three times for a batch, each of which has at least one input.

@@ -1,26 +1,28 @@
 //! Judges of text that an experiment file can name: rules, and preferences learned from pairs. External programs are in
 //! `command.rs`.
 
+use crate::answer::{JudgeAnswer, JudgeInput};
+use crate::scorer::{RewardComponent, TokenReward};
 use crate::sentiment::{BagOfWordsPreference, Sentiment};
 use crate::{Error, Result, Scorer};
 use duel_data::Detokenize;
 use duel_model::Responses;
 use duel_spec::{JudgedText, Rule};
 use regex::Regex;
-use serde::Serialize;
 use std::sync::Arc;
-
-/// The input of a text judge.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct JudgeInput {
-    pub prompt: String,
-    pub response: String,
-}
 
 /// Judges text.
 pub trait TextJudge: Send + Sync {
     /// One score per text, higher is better.
     fn judge(&self, inputs: &[JudgeInput]) -> Result<Vec<f64>>;
+
+    /// The same, with the parts that scores are given in.
+    ///
+    /// # Errors
+    /// Those of [`Self::judge`].
+    fn answers(&self, inputs: &[JudgeInput]) -> Result<Vec<JudgeAnswer>> {
+        Ok(self.judge(inputs)?.into_iter().map(JudgeAnswer::Whole).collect())
+    }
 
     /// Called once after the last input.
     ///
@@ -53,6 +55,8 @@ pub struct TextScorer {
     pub reads: JudgedText,
     /// Words, separated by whitespace, that are read at most.
     pub judged_words: usize,
+    /// Whether it is told where tokens end.
+    pub token_ends: bool,
 }
 
 impl std::fmt::Debug for TextScorer {
@@ -61,19 +65,79 @@ impl std::fmt::Debug for TextScorer {
     }
 }
 
+impl TextScorer {
+    /// What the judge would read of a response, if it had no more words than are read, and only so many tokens.
+    fn text(&self, batch: &Responses, row: usize, tokens: usize) -> Result<String> {
+        let (prompt, response) = (&batch.prompts[row], &batch.responses[row]);
+        Ok(match self.reads {
+            JudgedText::Response if tokens < response.len() => self.world.text(&response[..tokens])?,
+            JudgedText::Response => response_text(self.world.as_ref(), batch, row)?,
+            JudgedText::All => self.world.text(&[prompt.as_slice(), &response[..tokens]].concat())?,
+        })
+    }
+
+    /// The characters of that, without those of which only the first bytes are there.
+    fn characters(&self, batch: &Responses, row: usize, tokens: usize) -> Result<usize> {
+        Ok(self.text(batch, row, tokens)?.trim_end_matches(char::REPLACEMENT_CHARACTER).chars().count())
+    }
+
+    fn input(&self, batch: &Responses, row: usize) -> Result<JudgeInput> {
+        let tokens = batch.responses[row].len();
+        let text = self.text(batch, row, tokens)?;
+        let response = first_words(&text, self.judged_words).to_owned();
+        let most = response.chars().count();
+        let end = |count| -> Result<usize> {
+            Ok(if count == tokens { most } else { self.characters(batch, row, count)?.min(most) })
+        };
+        let token_ends = if self.token_ends { (1..=tokens).map(end).collect::<Result<_>>()? } else { vec![] };
+        Ok(JudgeInput { prompt: self.world.text(&batch.prompts[row])?, response, token_ends, tokens })
+    }
+
+    fn inputs(&self, batch: &Responses) -> Result<Vec<JudgeInput>> {
+        (0..batch.len()).map(|row| self.input(batch, row)).collect()
+    }
+
+    /// The token of a response with which so many characters are written.
+    fn token_at(&self, batch: &Responses, row: usize, end: usize) -> Result<usize> {
+        let (mut low, mut high) = (0, batch.responses[row].len() - 1);
+        while low < high {
+            let middle = usize::midpoint(low, high);
+            if self.characters(batch, row, middle + 1)? >= end {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        Ok(low)
+    }
+
+    /// The tokens at which an answer's scores are given; none where it is a score of the whole.
+    fn parts(&self, batch: &Responses, row: usize, answer: JudgeAnswer) -> Result<Vec<TokenReward>> {
+        match answer {
+            JudgeAnswer::Whole(_) => Ok(vec![]),
+            JudgeAnswer::Tokens(scores) => {
+                Ok(scores.into_iter().enumerate().map(|(token, reward)| TokenReward { token, reward }).collect())
+            }
+            JudgeAnswer::Steps { scores, ends } => {
+                let part = |(reward, end)| -> Result<TokenReward> {
+                    Ok(TokenReward { token: self.token_at(batch, row, end)?, reward })
+                };
+                scores.into_iter().zip(ends).map(part).collect()
+            }
+        }
+    }
+}
+
 impl Scorer for TextScorer {
     fn score(&self, batch: &Responses) -> Result<Vec<f64>> {
-        let input = |row: usize| -> Result<JudgeInput> {
-            let (prompt, response) = (&batch.prompts[row], &batch.responses[row]);
-            let read = match self.reads {
-                JudgedText::Response => response_text(self.world.as_ref(), batch, row)?,
-                JudgedText::All => self.world.text(&[prompt.as_slice(), response].concat())?,
-            };
-            let response = first_words(&read, self.judged_words).to_owned();
-            Ok(JudgeInput { prompt: self.world.text(prompt)?, response })
-        };
-        let inputs = (0..batch.len()).map(input).collect::<Result<Vec<_>>>()?;
-        self.judge.judge(&inputs)
+        self.judge.judge(&self.inputs(batch)?)
+    }
+
+    fn components(&self, batch: &Responses) -> Result<Vec<RewardComponent>> {
+        let answers = self.judge.answers(&self.inputs(batch)?)?;
+        let scores = answers.iter().map(JudgeAnswer::total).collect();
+        let parts = answers.into_iter().enumerate().map(|(row, answer)| self.parts(batch, row, answer));
+        Ok(vec![RewardComponent { parts: parts.collect::<Result<_>>()?, ..RewardComponent::alone(scores) }])
     }
 
     fn finish(&self) -> Result<()> {
@@ -170,7 +234,7 @@ mod tests {
     use super::*;
 
     fn input(response: &str) -> JudgeInput {
-        JudgeInput { prompt: "p".into(), response: response.into() }
+        JudgeInput { prompt: "p".into(), response: response.into(), ..JudgeInput::default() }
     }
 
     #[test]
@@ -240,12 +304,84 @@ mod tests {
         };
         for (reads, expected) in [(JudgedText::Response, ["d e ", "g"]), (JudgedText::All, ["b d ", "c g"])] {
             let judge = Arc::new(Reads::default());
-            let scorer = TextScorer { judge: judge.clone(), world: Arc::new(Letters), reads, judged_words: 2 };
+            let world = Arc::new(Letters);
+            let scorer = TextScorer { judge: judge.clone(), world, reads, judged_words: 2, token_ends: false };
             assert_eq!(scorer.score(&batch)?, [0.0, 1.0]);
             let inputs = judge.0.lock().expect("no panic").clone();
             assert_eq!(inputs.iter().map(|input| input.response.as_str()).collect::<Vec<_>>(), expected);
             assert_eq!(inputs.iter().map(|input| input.prompt.as_str()).collect::<Vec<_>>(), ["b ", "c "]);
             assert!(scorer.finish().is_err(), "what the judge says at the end is passed on");
+        }
+        Ok(())
+    }
+
+    /// Answers as it is told to.
+    struct Answers(Vec<JudgeAnswer>);
+
+    impl TextJudge for Answers {
+        fn judge(&self, inputs: &[JudgeInput]) -> Result<Vec<f64>> {
+            Ok(self.answers(inputs)?.iter().map(JudgeAnswer::total).collect())
+        }
+
+        fn answers(&self, inputs: &[JudgeInput]) -> Result<Vec<JudgeAnswer>> {
+            assert_eq!(inputs.iter().map(|input| input.tokens).collect::<Vec<_>>(), [4, 2]);
+            Ok(self.0.clone())
+        }
+    }
+
+    /// A world whose tokens are bytes of UTF-8; 0 ends a text.
+    struct Bytes;
+
+    impl Detokenize for Bytes {
+        fn text(&self, ids: &[u32]) -> duel_data::Result<String> {
+            let bytes: Vec<u8> = ids.iter().filter(|&&id| id > 0).map(|&id| id as u8).collect();
+            Ok(String::from_utf8_lossy(&bytes).into_owned())
+        }
+    }
+
+    /// The responses "aé" and "b", with their ends, in four tokens and in two.
+    fn two_responses() -> Responses {
+        let responses = vec![vec![b'a'.into(), 0xc3, 0xa9, 0], vec![b'b'.into(), 0]];
+        Responses { prompts: vec![vec![b'p'.into()]; 2], responses, logp: vec![], masks: vec![] }
+    }
+
+    #[test]
+    fn a_step_counts_at_the_token_that_ends_it() -> Result<()> {
+        let part = |token, reward| TokenReward { token, reward };
+        let components = |answers: [JudgeAnswer; 2], reads| {
+            let judge = Arc::new(Answers(answers.to_vec()));
+            TextScorer { judge, world: Arc::new(Bytes), reads, judged_words: 9, token_ends: false }
+                .components(&two_responses())
+        };
+        let steps =
+            |scores: &[f64], ends: &[usize]| JudgeAnswer::Steps { scores: scores.to_vec(), ends: ends.to_vec() };
+        let answers = [steps(&[1.0, -2.0], &[1, 2]), JudgeAnswer::Whole(5.0)];
+        let response = components(answers, JudgedText::Response)?;
+        assert_eq!((response.len(), &response[0].scores), (1, &vec![-1.0, 5.0]));
+        assert_eq!(response[0].parts, [vec![part(0, 1.0), part(2, -2.0)], vec![]], "é ends with its second byte");
+        // of prompt and response a step in the prompt counts at the first token
+        let answers = [steps(&[1.0, -2.0, 3.0], &[1, 2, 3]), JudgeAnswer::Tokens(vec![0.5, 0.25])];
+        let all = components(answers, JudgedText::All)?;
+        assert_eq!(all[0].scores, [2.0, 0.75]);
+        assert_eq!(all[0].parts[0], [part(0, 1.0), part(0, -2.0), part(2, 3.0)]);
+        assert_eq!(all[0].parts[1], [part(0, 0.5), part(1, 0.25)]);
+        Ok(())
+    }
+
+    #[test]
+    fn a_judge_may_be_told_where_tokens_end() -> Result<()> {
+        for (reads, judged_words, expected) in [
+            (JudgedText::Response, 9, [vec![1, 1, 2, 2], vec![1, 1]]),
+            (JudgedText::All, 9, [vec![2, 2, 3, 3], vec![2, 2]]),
+            (JudgedText::Response, 0, [vec![0; 4], vec![0; 2]]),
+        ] {
+            let judge = Arc::new(Reads::default());
+            let world = Arc::new(Bytes);
+            TextScorer { judge: judge.clone(), world, reads, judged_words, token_ends: true }.score(&two_responses())?;
+            let inputs = judge.0.lock().expect("no panic").clone();
+            assert_eq!([&inputs[0].token_ends, &inputs[1].token_ends], [&expected[0], &expected[1]]);
+            let line = serde_json::to_string(&inputs[1]).expect("JSON");
+            assert!(line.contains("\"token_ends\":[") && !line.contains("tokens\""), "{line}");
         }
         Ok(())
     }

@@ -88,9 +88,14 @@ impl LearnedReward {
     /// A value model initialised from the reward: the first network, rescaled to its contribution to the score. `None` where
     /// there is no network that reads the policy's ids.
     pub fn value_model(&self) -> Option<ScalarModel> {
+        self.weighted_value_model(1.0)
+    }
+
+    /// The same, where the score counts `weight` times among several rewards.
+    pub fn weighted_value_model(&self, weight: f64) -> Option<ScalarModel> {
         match self.judges.first() {
             Some((RewardNetwork::Network(model), centre)) if self.reader.text().is_none() => {
-                Some(model.clone().rescaled(centre + self.centre, self.scale))
+                Some(model.clone().rescaled(centre + self.centre, self.scale / weight))
             }
             _ => None,
         }

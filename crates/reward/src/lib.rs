@@ -1,5 +1,6 @@
 //! The reward of a completion: gold scorers, and the reward model learned from preferences.
 
+mod answer;
 mod collect;
 mod command;
 mod error;
@@ -15,17 +16,18 @@ mod scorer;
 mod sentiment;
 mod text_input;
 
+pub use answer::{JudgeAnswer, JudgeInput};
 pub use collect::{Candidate, PairFilter, collect, label};
 pub use command::CommandJudge;
 pub use error::Error;
 pub use gold::GrammarGold;
-pub use judges::{JudgeInput, PreferenceJudge, RulesJudge, SentimentJudge, TextJudge, TextScorer, response_text};
+pub use judges::{PreferenceJudge, RulesJudge, SentimentJudge, TextJudge, TextScorer, response_text};
 pub use learned::{LearnedReward, ModelJudge, RewardNetwork};
 pub use linear::Linear;
 pub use model::RewardModel;
 pub use pretrained::{PretrainedReward, template_tokens};
 pub use quality::{Calibration, CalibrationBin, Quality, quality};
-pub use scorer::Scorer;
+pub use scorer::{ResponseLength, RewardComponent, Scorer, TokenReward, WeightedReward, weighted_parts, weighted_sum};
 pub use sentiment::{BagOfWordsPreference, PREFERENCE_VERSION, Sentiment, SentimentReport};
 pub use text_input::{RewardReader, TextInput};
 

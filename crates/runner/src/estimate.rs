@@ -251,12 +251,14 @@ impl<'a> Estimator<'a> {
             MethodSettings::Ppo(ppo) if ppo.critic == CriticBody::Separate => 1.0,
             _ => 0.0,
         };
-        let (scorers, scorer) = match shared.reward {
-            RewardSource::Rm => (self.experiment.stages.rm.ensemble as f64, self.reward),
-            RewardSource::Gold => (1.0, self.judge),
-        };
+        // each of several rewards reads every response; length and rules cost nothing beside a model
+        let passes = |source, networks: f64| if shared.reward.weight(source).is_some() { networks } else { 0.0 };
+        let learned = passes(RewardSource::Rm, self.experiment.stages.rm.ensemble as f64);
+        let judged = passes(RewardSource::Gold, 1.0);
+        let scoring = self.reward.forward * learned + self.judge.forward * judged;
+        let relative_seconds = self.reward.relative_seconds * learned + self.judge.relative_seconds * judged;
         // of the policy's shape, whose memory is counted with the policy's
-        let judges = if shared.reward == RewardSource::Rm && scorer.weights == 0.0 { scorers } else { 0.0 };
+        let judges = if self.reward.weights == 0.0 { learned } else { 0.0 };
         let updates = shared.epochs as f64 * rows * columns;
         // log-probs of policy and reference, and the logits of both where a KL is over the whole vocabulary
         let full_kl = |kl| f64::from(shared.penalizes_full_kl(kl));
@@ -268,7 +270,7 @@ impl<'a> Estimator<'a> {
         let sampled = rows * sampled_per_episode(shared);
         let flops = policy.forward
             * (sampled * response_tokens + reads * rows * columns + (3.0 + update_reads) * updates)
-            + scorer.forward * sampled * columns * scorers
+            + scoring * sampled * columns
             + scalar.forward * critic * (rows * columns + 3.0 * updates);
         let iteration = RolloutWork {
             episodes: shared.episodes as f64,
@@ -276,7 +278,7 @@ impl<'a> Estimator<'a> {
             minibatches: shared.minibatches as f64,
             epochs: shared.epochs as f64,
             reads: reads + update_reads * shared.epochs as f64,
-            scalar_reads: scorers * scorer.relative_seconds * sampled_per_episode(shared) + critic,
+            scalar_reads: relative_seconds * sampled_per_episode(shared) + critic,
             critics: critic,
         };
         let seconds = shared.iterations as f64 * self.times.rollout(&iteration);
@@ -354,4 +356,43 @@ pub fn makespan(plan: &Plan, costs: &[StageCost], finished: &[bool], jobs: usize
         free[slot] = ends[place];
     }
     ends.into_iter().fold(0.0, f64::max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::calibration::{Throughput, shape};
+    use duel_spec::Document;
+
+    /// A reward model and a judge that is a model read every response; the length of one is known.
+    #[test]
+    fn several_rewards_cost_the_passes_of_each() {
+        let arms = [
+            ("rm", "\"rm\""),
+            ("gold", "\"gold\""),
+            ("both", "[{ from = \"rm\" }, { from = \"gold\", weight = 0.2 }]"),
+            ("free", "[{ from = \"gold\" }, { from = \"length\", weight = -0.1 }]"),
+        ];
+        let arms = arms.map(|(name, reward)| format!("[arms.{name}]\nmethod = \"grpo\"\nreward = {reward}\n"));
+        let document = Document::parse("t", &format!("[stages.rm]\nensemble = 3\n{}", arms.concat()), &[]);
+        let experiment = Experiment::from_document(&document.expect("valid")).expect("valid");
+        let throughput = Throughput { train: 4e-6, train_scalar: 4e-6, sample: 3e-6, read: 1e-6, evaluation: 0.02 };
+        let sizes = ShapeInfo::of(&experiment).expect("grammar needs no files");
+        let times = throughput.times(shape(&experiment, &sizes));
+        let mut estimator = Estimator::new(&experiment, sizes, times, 2).expect("no models");
+        estimator.judge = ScorerCost { forward: 7.0, relative_seconds: 0.5, ..ScorerCost::default() };
+        let cost = |arm: &str| {
+            let method = &experiment.arms[arm].representative_points()[0].method;
+            estimator.rollout_cost(method, method.on_policy().expect("on rollouts"))
+        };
+        let [rm, gold, both, free] = ["rm", "gold", "both", "free"].map(cost);
+        assert_eq!(free, gold);
+        let sampled = (80 * 256 * estimator.sizes.space.context()) as f64;
+        let of_gold = 7.0 * sampled;
+        assert!((both.0 - rm.0 - of_gold).abs() < 1e-6 * of_gold, "{} more", both.0 - rm.0);
+        let of_rm = 3.0 * estimator.reward.forward * sampled;
+        assert!((both.0 - gold.0 - of_rm).abs() < 1e-6 * of_rm, "{} more", both.0 - gold.0);
+        assert!(both.1 > rm.1 && rm.1 > gold.1, "{} s, {} s, {} s", both.1, rm.1, gold.1);
+        assert_eq!((both.2, free.2), (rm.2, gold.2), "weights of a judge are counted beside it");
+    }
 }

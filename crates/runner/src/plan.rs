@@ -102,6 +102,7 @@ impl Plan {
     /// Lays cells of an experiment out with all that they need, in the cells' order: more cells leave the places of those
     /// before them as they are. `device` is part of every hash, as results depend on it.
     pub fn new(experiment: &Experiment, device: &str, cells: Vec<Cell>) -> Result<Self> {
+        world::check_rules(experiment)?;
         Self::with_judge(&judge_files(experiment)?, experiment, device, cells)
     }
 
@@ -329,6 +330,24 @@ mod tests {
         }
         for (place, stage) in plan.stages.iter().enumerate() {
             assert!(stage.needs.iter().all(|&n| n < place));
+        }
+    }
+
+    #[test]
+    fn rules_that_cannot_be_used_are_refused_before_anything_is_made() {
+        let regex = "[{ rule = \"regex\", pattern = \"(\" }]";
+        let reward = format!("reward = [{{ from = \"rm\" }}, {{ from = \"rules\", rules = {regex} }}]");
+        for text in [
+            format!("[world]\nkind = \"reviews\"\n[arms.a]\nmethod = \"ppo\"\n{reward}\n"),
+            format!(
+                "[world]\nkind = \"reviews\"\n[judge]\nkind = \"rules\"\nrules = {regex}\n[arms.a]\nmethod = \"dpo\"\n"
+            ),
+        ] {
+            let document = Document::parse("t", &text, &[]).expect("valid");
+            let experiment = Experiment::from_document(&document).expect("valid");
+            let cells = experiment.cells_for(&experiment.trials());
+            let error = Plan::new(&experiment, "flex", cells).expect_err("no pattern");
+            assert!(error.to_string().contains("`(` of a rule is not a regular expression"), "{error}");
         }
     }
 

@@ -16,7 +16,9 @@ use duel_reward::{
     BagOfWordsPreference, CommandJudge, GrammarGold, ModelJudge, PreferenceJudge, PretrainedReward, RulesJudge, Scorer,
     Sentiment, SentimentJudge, TextJudge, TextScorer,
 };
-use duel_spec::{Experiment, JudgeKind, JudgedText, ModelNumbers, RowPaths, RowsSettings, Split, TokenSpec, WorldKind};
+use duel_spec::{
+    Arm, Experiment, JudgeKind, JudgedText, ModelNumbers, RowPaths, RowsSettings, Rule, Split, TokenSpec, WorldKind,
+};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -389,6 +391,38 @@ pub(crate) fn open(experiment: &Experiment, corpus: Option<&Path>, device: &Devi
     }
 }
 
+/// Rules as a scorer of the world's responses, which read what its judge reads; `None` where responses are no text.
+///
+/// # Errors
+/// A pattern that is no regular expression.
+pub(crate) fn rules_scorer(
+    experiment: &Experiment,
+    loaded: &LoadedWorld,
+    rules: &[Rule],
+) -> Result<Option<Arc<dyn Scorer>>> {
+    let Some(world) = loaded.text() else { return Ok(None) };
+    let (reads, judged_words) = match experiment.world.kind {
+        WorldKind::Reviews => (JudgedText::All, experiment.world.reviews.judged_words),
+        _ => (experiment.judge.reads, experiment.world.rows.judged_words),
+    };
+    let judge = Arc::new(RulesJudge::new(rules)?);
+    Ok(Some(Arc::new(TextScorer { judge, world, reads, judged_words, token_ends: false })))
+}
+
+/// Whether the rules of the judge and of all arms can be used.
+///
+/// # Errors
+/// A pattern that is no regular expression.
+pub(crate) fn check_rules(experiment: &Experiment) -> Result<()> {
+    RulesJudge::new(&experiment.judge.rules)?;
+    for point in experiment.arms.values().flat_map(Arm::representative_points) {
+        if let Some(shared) = point.method.on_policy() {
+            RulesJudge::new(shared.reward.rules())?;
+        }
+    }
+    Ok(())
+}
+
 /// The judge as a scorer of the world's responses.
 fn gold(
     experiment: &Experiment,
@@ -430,5 +464,5 @@ fn gold(
             })
         }
     };
-    Ok(Arc::new(TextScorer { judge: text_judge, world, reads, judged_words: most_words }))
+    Ok(Arc::new(TextScorer { judge: text_judge, world, reads, judged_words: most_words, token_ends: judge.token_ends }))
 }

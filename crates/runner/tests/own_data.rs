@@ -90,9 +90,36 @@ fn three_commands_make_a_page() {
     std::fs::write(folder.join("judge.py"), program).unwrap();
     let command = "judge.command=[\"python3\", \"judge.py\"]";
     page(folder, "mine/experiment.toml", &["name=\"asked\"", "judge.kind=\"command\"", command]);
+    the_judge_scores_steps_and_tokens(folder);
     let rules = "judge.rules=[{ rule = \"kyeword\" }]";
     let says = ["judge.rules", "unknown variant `kyeword`"];
     refused(folder, &["plan", "mine/experiment.toml", "--set", rules], 2, &says);
+}
+
+/// A program that scores the words of every second response, and the tokens of the others; beside it rules of PPO's own.
+fn the_judge_scores_steps_and_tokens(folder: &Path) {
+    let program = "import json, sys
+for number, line in enumerate(sys.stdin):
+    request = json.loads(line)
+    response, tokens = request['response'], request['token_ends']
+    assert tokens == sorted(tokens) and tokens[-1] == len(response), line
+    ends = [i + 1 for i, c in enumerate(response) if c == ' ' or i + 1 == len(response)]
+    steps = {'scores': [.25] * len(ends), 'ends': ends}
+    print(json.dumps(steps if number % 2 else {'scores': [.125] * len(tokens)}), flush=True)
+";
+    std::fs::write(folder.join("steps.py"), program).unwrap();
+    let command = "judge.command=[\"python3\", \"steps.py\"]";
+    let reward =
+        "arms.ppo.reward=[{ from = \"gold\" }, { from = \"rules\", weight = 0.5, rules = [{ rule = \"json\" }] }]";
+    let settings = ["name=\"parts\"", "judge.kind=\"command\"", command, "judge.token_ends=true", reward];
+    let html = page(folder, "mine/experiment.toml", &settings);
+    assert!(html.contains("1 · the gold reward + 0.5 · the score by rules"), "what PPO maximizes");
+    let wrong = "import sys\nfor line in sys.stdin: print('{\"scores\": [1], \"ends\": [10000]}', flush=True)\n";
+    std::fs::write(folder.join("steps.py"), wrong).unwrap();
+    let mut args = vec!["run", "mine/experiment.toml"];
+    let settings = SMALL.iter().chain(&["model.from=\"model\""]).chain(&settings).copied().chain(["name=\"wrong\""]);
+    settings.for_each(|setting| args.extend(["--set", setting]));
+    refused(folder, &args, 1, &["steps.py", "should increase from at least 1", "line 1 of its output"]);
 }
 
 #[test]

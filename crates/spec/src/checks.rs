@@ -7,6 +7,7 @@ mod key_pattern;
 mod limits;
 mod ranges;
 mod reward_model;
+mod rewards;
 mod search;
 mod slurm;
 mod world;
@@ -32,6 +33,7 @@ pub(crate) fn check_experiment(experiment: &Experiment, document: &Document) -> 
     slurm::check_slurm(&experiment.slurm, document)?;
     world::check_heads(experiment, document)?;
     arms::check_updates(experiment, document)?;
+    rewards::check_rewards(experiment, document)?;
     arms::check_unused(experiment, document)?;
     search::check_search(experiment, document)?;
     claims::check_claims(experiment, document)?;

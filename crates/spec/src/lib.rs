@@ -46,8 +46,9 @@ pub use loss_mask::LossMask;
 pub use method::{
     CheckpointSelection, CommonSettings, CovarianceControl, CriticBody, CriticStart, DpoSettings, GrpoSettings,
     ImportanceSamplingLevel, KlControl, KlEstimator, KlPenalty, LoraTargets, LossReduction, MethodSettings,
-    Normalization, OnlineDpoSettings, OnlineLoss, PolicyObjective, PpoSettings, RaftSettings, ReferenceMode,
-    RewardSource, RlooSettings, RolloutSettings, TruncationHandling,
+    MultiObjectiveAggregation, Normalization, OnlineDpoSettings, OnlineLoss, PolicyObjective, PpoSettings,
+    RaftSettings, ReferenceMode, RewardSettings, RewardSource, RewardTerm, RlooSettings, RolloutSettings,
+    TruncationHandling,
 };
 pub use pair_loss::{PairInput, PairLoss, PairLossEntry};
 pub use record::{Clocks, Completion, MetricRow, NO_POINT, OutcomeRow, REFERENCE, Recorder, SHARED_ARM};

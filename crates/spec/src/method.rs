@@ -2,22 +2,17 @@
 
 mod common;
 mod dpo;
+mod rewards;
 
 pub(crate) use common::Conflict;
 pub use common::{CheckpointSelection, CommonSettings, LoraTargets};
 pub use dpo::DpoSettings;
+pub(crate) use rewards::REWARD_SOURCES;
+pub use rewards::{MultiObjectiveAggregation, RewardSettings, RewardSource, RewardTerm};
 
 use crate::defaults::typed_default;
 use crate::pair_loss::PairInput;
 use serde::{Deserialize, Serialize};
-
-/// The reward that a method on its own completions maximizes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RewardSource {
-    Rm,
-    Gold,
-}
 
 /// Where the KL penalty is applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,7 +121,8 @@ pub struct RolloutSettings {
     #[serde(flatten)]
     pub common: CommonSettings,
     pub beta: f64,
-    pub reward: RewardSource,
+    pub reward: RewardSettings,
+    pub multi_objective_aggregation: MultiObjectiveAggregation,
     pub iterations: usize,
     pub episodes: usize,
     pub temperature: f64,
@@ -190,6 +186,11 @@ impl RolloutSettings {
         self.beta > 0.0 && self.kl == kl && self.kl_estimator == KlEstimator::Full
     }
 
+    /// Whether each of several rewards is normalized by itself.
+    pub fn normalizes_each_reward(&self) -> bool {
+        self.multi_objective_aggregation == MultiObjectiveAggregation::NormalizeThenSum
+    }
+
     /// The setting, if any, because of which `key` is not used.
     fn ignores(&self, key: &str) -> Option<&'static str> {
         match key {
@@ -221,12 +222,17 @@ impl RolloutSettings {
             "importance_sampling_cap" if self.is_sampled_by_policy() => Some("temperature = 1 and top_p = 1"),
             "overlong_penalty" if self.overlong_buffer == 0 => Some("overlong_buffer = 0"),
             "eos_penalty" if self.truncated == TruncationHandling::Mask => Some("truncated = \"mask\""),
-            _ => None,
+            _ => self.multi_objective_aggregation.ignores(key),
         }
     }
 }
 
 impl RolloutSettings {
+    /// Settings that cannot be combined with how several rewards are summed.
+    fn conflict_of_rewards(&self, method: &str) -> Option<Conflict> {
+        self.multi_objective_aggregation.conflict(method, self.kl == KlPenalty::Reward && self.beta > 0.0)
+    }
+
     /// A setting of the KL penalty that cannot be without one.
     fn conflict_with_no_kl(&self) -> Option<Conflict> {
         let (key, why) = match (self.kl_control, self.reference) {
@@ -434,9 +440,9 @@ impl MethodSettings {
         }
     }
 
-    /// The reward it maximizes; `None` for DPO, which trains on preference rows.
-    pub fn reward_source(&self) -> Option<RewardSource> {
-        self.on_policy().map(|shared| shared.reward)
+    /// Whether a reward is among those that it maximizes.
+    pub fn maximizes(&self, source: RewardSource) -> bool {
+        self.on_policy().is_some_and(|shared| shared.reward.weight(source).is_some())
     }
 
     /// Whether it needs the reference's log-probs of preference rows.
@@ -461,6 +467,7 @@ impl MethodSettings {
             Self::OnlineDpo(_) | Self::Raft(_) if POLICY_GRADIENT_KEYS.contains(&key) => {
                 Some(format!("method = \"{}\"", self.name()))
             }
+            _ if key == "multi_objective_aggregation" => self.on_policy().and_then(|shared| shared.reward.alone()),
             _ => {
                 let shared = self.on_policy().and_then(|shared| shared.ignores(key));
                 shared.or_else(|| self.common().ignores(key)).map(str::to_string)
@@ -498,7 +505,7 @@ impl MethodSettings {
         }
         match self {
             Self::Dpo(dpo) => dpo.conflict(),
-            _ => None,
+            _ => self.on_policy().and_then(|shared| shared.conflict_of_rewards(self.name())),
         }
     }
 

@@ -115,7 +115,11 @@ catalogue! {
     LOG_RATIO_REJECTED = "log_ratio_rejected", "nats", "the same of the rejected responses";
     ORDERED_PAIRS = "ordered_pairs", "share", "of the same pairs, those whose chosen response has the larger log-ratio, ties half";
     // PPO
-    ROLLOUT_PROXY = "rollout_proxy", "reward", "mean score of the rollout's responses, as the judge gave it", trl "train/objective/scores" | "train/reward";
+    ROLLOUT_PROXY = "rollout_proxy", "reward", "mean score of the rollout's responses, as the judge gave it; of several rewards, their weighted sum", trl "train/objective/scores" | "train/reward";
+    ROLLOUT_REWARD_RM = "rollout_reward_rm", "score", "of several rewards: mean score by the learned reward model over the rollout's responses, before its weight";
+    ROLLOUT_REWARD_GOLD = "rollout_reward_gold", "gold reward", "of several rewards: mean gold reward of the rollout's responses, before its weight";
+    ROLLOUT_REWARD_LENGTH = "rollout_reward_length", "tokens", "of several rewards: mean tokens of the rollout's responses, before its weight";
+    ROLLOUT_REWARD_RULES = "rollout_reward_rules", "score", "of several rewards: mean score by the arm's own rules over the rollout's responses, before its weight";
     ROLLOUT_KL = "rollout_kl", "nats", "mean over responses of the summed log-ratio to the reference (k1)", trl "train/objective/kl";
     KL_PRICE = "kl_price", "reward", "beta of the iteration: the KL coefficient", trl "train/beta";
     ROLLOUT_RETURN = "rollout_return", "reward", "mean over responses of score minus beta times k1", trl "train/objective/rlhf_reward";

@@ -75,6 +75,8 @@ const OTHER_LIBRARIES: &[(&str, &str)] = &[
     ("num_generations", "group"),
     ("n_samples_per_prompt", "group"),
     ("scale_rewards", "scale"),
+    ("reward_funcs", "reward"),
+    ("reward_weights", "reward"),
     ("cliprange", "clip_range"),
     ("epsilon", "clip_range"),
     ("eps_clip", "clip_range"),

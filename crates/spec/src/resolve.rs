@@ -4,12 +4,13 @@
 //! method's block.
 
 use crate::defaults::{default_block, default_tables};
-use crate::method::METHODS;
+use crate::method::{METHODS, REWARD_SOURCES};
 use crate::nearest::nearest;
 use crate::pair_loss::PAIR_LOSSES;
 use crate::record::SHARED_ARM;
 use crate::span::SourceMap;
 use crate::values::{merge, number, same, type_name};
+use crate::world::Rule;
 use crate::{Error, Result};
 use toml::{Table, Value};
 
@@ -25,6 +26,9 @@ const OPEN_TABLE: &str = "world.rows.template_kwargs";
 
 /// A setting of an arm that is a table of losses and their weights.
 const LOSS_WEIGHTS: &str = "loss_weights";
+
+/// A setting of an arm that may be a list of rewards, each a table.
+const REWARD: &str = "reward";
 
 /// Paths of which there may be a list.
 const PATH_LISTS: [&str; 3] = ["world.rows.train", "world.rows.validation", "world.rows.test"];
@@ -253,6 +257,7 @@ impl Schema<'_> {
                 (Value::Table(_), Value::Table(weights)) if name == LOSS_WEIGHTS => {
                     self.check_loss_weights(&key, weights)?;
                 }
+                (Value::String(_), Value::Array(rewards)) if name == REWARD => self.check_rewards(&key, rewards)?,
                 (Value::Table(schema), Value::Table(table)) => self.check_table(&key, schema, table)?,
                 _ => self.check_value(&key, example, value)?,
             }
@@ -269,6 +274,36 @@ impl Schema<'_> {
                 return Err(Error::UnknownChoice { key, found: loss.clone(), accepted, span });
             }
             self.check_value(&key, &Value::Float(1.0), weight)?;
+        }
+        Ok(())
+    }
+
+    /// A list of rewards: what gives each, its weight and its rules.
+    fn check_rewards(&self, key: &str, rewards: &[Value]) -> Result<()> {
+        let schema = Table::from_iter([
+            ("from".into(), Value::String(String::new())),
+            ("weight".into(), Value::Float(1.0)),
+            ("rules".into(), Value::Array(vec![])),
+        ]);
+        for (index, reward) in rewards.iter().enumerate() {
+            let expected = "a name, or a list such as [{ from = \"rm\" }, { from = \"length\", weight = -0.01 }]";
+            let Value::Table(reward) = reward else { return Err(self.wrong_type(key, expected, reward)) };
+            self.check_table(key, &schema, reward)?;
+            let Some(Value::String(from)) = reward.get("from") else {
+                let accepted = format!("`from`, one of {}", REWARD_SOURCES.join(", "));
+                return Err(self.out_of_range(key, format!("reward {} comes from nothing", index + 1), accepted));
+            };
+            if !REWARD_SOURCES.contains(&from.as_str()) {
+                let (accepted, span) = (REWARD_SOURCES.to_vec(), self.sources.span(key));
+                return Err(Error::UnknownChoice { key: key.into(), found: from.clone(), accepted, span });
+            }
+            for rule in reward.get("rules").and_then(Value::as_array).into_iter().flatten() {
+                if let Err(e) = rule.clone().try_into::<Rule>() {
+                    let (found, span) = (format!("in reward {}: {}", index + 1, e.message()), self.sources.span(key));
+                    let expected = "rules as `duel defaults` shows them under [judge]";
+                    return Err(Error::WrongType { key: key.into(), expected, found, span });
+                }
+            }
         }
         Ok(())
     }

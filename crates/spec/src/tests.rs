@@ -1,7 +1,10 @@
 //! Experiment files as a whole: what is accepted, what is refused, and what is named in the error.
 
 use crate::checks::range_of;
-use crate::{ArmRef, ColumnRole, Document, Error, Experiment, MethodSettings, Result};
+use crate::{
+    ArmRef, ColumnRole, Document, Error, Experiment, MethodSettings, Result, RewardSettings, RewardSource,
+    RolloutSettings, Rule,
+};
 use toml::Value;
 
 fn parse(text: &str) -> Result<Experiment> {
@@ -481,4 +484,102 @@ fn parts_of_a_policy_loss_fit_or_are_refused() {
         let message = message_of(arm);
         assert!(message.contains(says), "{arm}: {message}");
     }
+}
+
+#[test]
+fn rewards_are_one_or_several_with_weights() {
+    let reward = |arm: &str| {
+        let experiment = parse(&format!("[world]\nkind = \"reviews\"\n[arms.a]\n{arm}\n"));
+        let method = first(&experiment.unwrap_or_else(|e| panic!("{arm}: {e}")));
+        method.on_policy().expect("on rollouts").reward.clone()
+    };
+    let weights = |reward: &RewardSettings| {
+        let sources = [RewardSource::Rm, RewardSource::Gold, RewardSource::Length, RewardSource::Rules];
+        sources.map(|source| reward.weight(source))
+    };
+    let single = reward("method = \"ppo\"\nreward = \"gold\"");
+    assert_eq!((weights(&single), single.rules()), ([None, Some(1.0), None, None], &[][..]));
+    let several = "[{ from = \"rm\" }, { from = \"length\", weight = -1 }, \
+                   { from = \"rules\", weight = 0.5, rules = [{ rule = \"json\" }] }]";
+    for method in ["ppo", "reinforce", "rloo", "grpo", "raft", "online_dpo"] {
+        let sum = reward(&format!("method = \"{method}\"\nreward = {several}"));
+        assert_eq!(weights(&sum), [Some(1.0), None, Some(-1.0), Some(0.5)], "{method}");
+        assert_eq!(sum.rules(), [Rule::Json { weight: 1.0 }]);
+    }
+    // a table each, and a run's own copy of its experiment
+    let tables = "[arms.a]\nmethod = \"grpo\"\nmulti_objective_aggregation = \"normalize_then_sum\"\n\
+                  [[arms.a.reward]]\nfrom = \"rm\"\n[[arms.a.reward]]\nfrom = \"gold\"\nweight = 0.2\n";
+    let document = Document::parse("t", tables, &[]).expect("valid");
+    let copy = Document::parse("t", &document.to_toml(), &[]).expect("a copy");
+    for document in [document, copy] {
+        let method = first(&Experiment::from_document(&document).expect("valid"));
+        assert!(method.on_policy().is_some_and(RolloutSettings::normalizes_each_reward));
+        assert!(method.maximizes(RewardSource::Gold) && !method.maximizes(RewardSource::Length));
+    }
+    let single = serde_json::to_string(&single).expect("JSON");
+    assert_eq!(single, "\"gold\"", "as before there were several");
+}
+
+#[test]
+fn rewards_that_cannot_be_summed_are_refused() {
+    let ppo = |reward: &str| format!("method = \"ppo\"\nreward = {reward}\n");
+    let gdpo = "multi_objective_aggregation = \"normalize_then_sum\"\n";
+    let two = "reward = [{ from = \"rm\" }, { from = \"length\", weight = -0.1 }]\n";
+    for (arm, says) in [
+        (ppo("\"length\""), "`rm` or `gold`"),
+        (ppo("3"), "a string"),
+        (ppo("[]"), "at least one reward"),
+        (ppo("[\"rm\", \"gold\"]"), "a list such as"),
+        (ppo("[{ weight = 1.0 }]"), "one of rm, gold, length, rules"),
+        (ppo("[{ from = \"judge\" }]"), "`rm` or `gold` or `length` or `rules`"),
+        (ppo("[{ from = \"rm\", wieght = 1.0 }]"), "did you mean `weight`?"),
+        (ppo("[{ from = \"rm\", weight = \"1\" }]"), "a number"),
+        (ppo("[{ from = \"rm\", weight = nan }]"), "the weight of \"rm\" is NaN"),
+        (ppo("[{ from = \"rm\", weight = 1e10 }]"), "from -1e9 to 1e9"),
+        (ppo("[{ from = \"rm\", weight = 0 }]"), "not 0"),
+        (ppo("[{ from = \"rm\" }, { from = \"gold\" }, { from = \"rm\" }]"), "\"rm\" twice"),
+        (ppo("[{ from = \"rules\" }]"), "\"rules\" without rules"),
+        (ppo("[{ from = \"rules\", rules = [{ rule = \"yaml\" }] }]"), "in reward 1"),
+        (ppo("[{ from = \"rules\", rules = [{ rule = \"length\", words = 1, per = 0 }] }]"), "in rule 1"),
+        (ppo("[{ from = \"gold\", rules = [{ rule = \"json\" }] }]"), "rules of \"gold\""),
+        (ppo("[{ from = \"rules\", rules = [{ rule = \"json\" }] }]"), "responses of grammar are not"),
+        (format!("method = \"ppo\"\n{gdpo}"), "not used"),
+        (format!("method = \"grpo\"\nreward = [{{ from = \"rm\", weight = 0.5 }}]\n{gdpo}"), "a single reward"),
+        (format!("method = \"ppo\"\n{two}{gdpo}"), "within the group"),
+        (format!("method = \"rloo\"\n{two}{gdpo}"), "within the group"),
+        (format!("method = \"grpo\"\nkl = \"reward\"\n{two}{gdpo}"), "none of the rewards that are normalized"),
+        (format!("method = \"grpo\"\nscale = false\n{two}{gdpo}"), "not used"),
+        (format!("method = \"grpo\"\nscores = \"white\"\n{two}{gdpo}"), "not used"),
+        (format!("method = \"grpo\"\noverlong_buffer = 3\n{two}{gdpo}"), "not used"),
+        (format!("method = \"grpo\"\n{two}multi_objective_aggregation = \"gdpo\"\n"), "normalize_then_sum"),
+        (format!("method = \"dpo\"\n{two}"), "unknown key"),
+        ("method = \"ppo\"\nreward_weights = [1.0]\n".into(), "did you mean `reward`?"),
+        ("method = \"ppo\"\ngrid.reward = [[{ from = \"rm\" }], \"gold\"]\n".into(), "a string"),
+    ] {
+        let message = message_of(&arm);
+        assert!(message.contains(says), "{arm}: {message}");
+    }
+    let no_kl =
+        format!("method = \"grpo\"\nbeta = 0\n{two}{gdpo}dynamic_sampling_rounds = 2\nadvantages = \"white\"\n");
+    assert_eq!(refusal(&no_kl), None);
+    // the position is that of the list
+    let error = parse(&format!("[arms.a]\n{}", ppo("[{ from = \"rn\" }]"))).expect_err("no such reward");
+    let span = error.span().expect("a position");
+    assert!(span.text[span.span.clone()].contains("rn"), "{:?}", &span.text[span.span.clone()]);
+}
+
+#[test]
+fn only_a_command_is_told_where_tokens_end() {
+    let judge = |kind: &str| {
+        let text =
+            format!("[world]\nkind = \"reviews\"\n[judge]\ntoken_ends = true\n{kind}\n[arms.a]\nmethod = \"ppo\"\n");
+        parse(&text).map(|experiment| serde_json::to_value(&experiment.judge).expect("JSON"))
+    };
+    let told = judge("kind = \"command\"\ncommand = [\"./judge\"]").expect("valid");
+    assert_eq!(told["token_ends"], true);
+    let error = judge("kind = \"sentiment\"").expect_err("not read");
+    assert!(error.to_string().contains("reads lines"), "{error}");
+    let plain = parse("[arms.a]\nmethod = \"ppo\"\n").expect("valid").judge;
+    let plain = serde_json::to_value(&plain).expect("JSON");
+    assert!(plain.get("token_ends").is_none(), "the keys of stages without it are as before");
 }

@@ -158,10 +158,14 @@ pub struct JudgeSettings {
     pub model: String,
     pub timeout: f64,
     pub batch: usize,
+    // left out where it is the default, so that the keys of stages without it are unchanged
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub token_ends: bool,
     pub version: String,
 }
 
-fn one() -> f64 {
+/// The weight of a rule or of a reward that has none.
+pub(crate) fn one() -> f64 {
     1.0
 }
 

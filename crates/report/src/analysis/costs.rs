@@ -20,7 +20,7 @@ pub(crate) fn threads_label(run: &Run) -> &'static str {
 /// log-probs for methods that learn from pairs.
 pub(crate) fn upstream_cost(run: &Run, point: &MeasuredPoint) -> BTreeMap<u64, Clocks> {
     match run.method_of(point) {
-        Some(method) if method.reward_source() == Some(RewardSource::Rm) => run.shared_clocks("rm"),
+        Some(method) if method.maximizes(RewardSource::Rm) => run.shared_clocks("rm"),
         Some(method) if method.reads_reference_logp() => run.shared_clocks("reference"),
         _ => BTreeMap::new(),
     }

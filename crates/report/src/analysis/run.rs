@@ -270,9 +270,9 @@ impl Run {
         self.cells.iter().find(is_point).map(|cell| cell.point.method.clone())
     }
 
-    /// Whether a point is trained on the gold reward itself.
+    /// Whether a point is trained on the gold reward itself, alone or among other rewards.
     pub fn optimizes_gold(&self, point: &MeasuredPoint) -> bool {
-        self.method_of(point).and_then(|method| method.reward_source()) == Some(RewardSource::Gold)
+        self.method_of(point).is_some_and(|method| method.maximizes(RewardSource::Gold))
     }
 
     /// The SFT policy that every arm starts from.
@@ -453,17 +453,19 @@ mod tests {
         assert_eq!(run.last_value(point, "cell", metrics::KL_STEP, 0), Some(9.0));
     }
 
-    /// Of an arm that maximizes gold, one that maximizes a reward model, and one that learns from pairs.
+    /// Of arms that maximize gold, a reward model and the sum of both, and one that learns from pairs.
     #[test]
     fn a_point_that_is_trained_on_gold_is_known_by_its_settings() {
-        let arms = ["method = 'ppo'\nreward = 'gold'", "method = 'ppo'\nreward = 'rm'", "method = 'dpo'"];
+        let both = "method = 'ppo'\nreward = [{ from = 'rm' }, { from = 'gold', weight = 0.1 }]";
+        let arms = ["method = 'ppo'\nreward = 'gold'", "method = 'ppo'\nreward = 'rm'", "method = 'dpo'", both];
         let arms: String = (0..).zip(arms).map(|(index, keys)| format!("[arms.a{index}]\n{keys}\n")).collect();
         let mut run = HandMadeRun::new(&format!("name = 'gold'\n{arms}"));
         for cell in run.run().cells.clone() {
             run.evaluation(&cell.arm, &cell.point.label, cell.seed, Clocks::default(), &[(metrics::KL, 1.0)]);
         }
         let run = run.finish();
-        assert_eq!(run.points.iter().map(|point| run.optimizes_gold(point)).collect::<Vec<_>>(), [true, false, false]);
+        let on_gold: Vec<bool> = run.points.iter().map(|point| run.optimizes_gold(point)).collect();
+        assert_eq!(on_gold, [true, false, false, true]);
         assert_eq!(run.name(), "gold");
     }
 

@@ -129,9 +129,8 @@ impl TuningResults {
     pub fn spent(&self, arm: &str, experiment: &Experiment) -> f64 {
         let trials = || self.trials.iter().filter(|trial| trial.arm == arm);
         let trainings: f64 = trials().flat_map(|trial| trial.seeds.values().flatten()).map(|score| score.flops).sum();
-        let uses_reward_model = |trial: &TrialResult| {
-            experiment.arms[arm].point(&trial.settings).method.reward_source() == Some(RewardSource::Rm)
-        };
+        let uses_reward_model =
+            |trial: &TrialResult| experiment.arms[arm].point(&trial.settings).method.maximizes(RewardSource::Rm);
         let mut seeds: Vec<u64> =
             trials().filter(|trial| uses_reward_model(trial)).flat_map(|t| t.seeds.keys().copied()).collect();
         seeds.sort_unstable();

@@ -14,7 +14,9 @@ use crate::page::rendering::RenderedChart;
 use crate::page::tables::ReportTables;
 use crate::page::template::{embedded, fill_template};
 use duel_spec::metrics::{self, Metric};
-use duel_spec::{Completion, Experiment, JudgeKind, REFERENCE, WorldKind};
+use duel_spec::{
+    Completion, Experiment, JudgeKind, MethodSettings, REFERENCE, RewardSettings, RewardSource, RewardTerm, WorldKind,
+};
 use minijinja::value::Serde;
 use minijinja::{Value, context};
 use serde::Serialize;
@@ -49,8 +51,11 @@ struct ArmSummary {
     always_above_reference: bool,
     /// Whether it maximizes a reward over its own responses.
     maximizes_reward: bool,
-    /// Whether the shown point is trained on the gold reward in place of a reward model.
+    /// Whether the shown point is trained on the gold reward, and on the learned one.
     on_gold: bool,
+    on_rm: bool,
+    /// What it maximizes, where that is the sum of several rewards.
+    rewards: Option<String>,
 }
 
 /// Fills the page.
@@ -309,9 +314,30 @@ fn arm_summary(run: &Run, arm: &str, costs: &[ArmCost]) -> Option<ArmSummary> {
         seconds: seconds(cost.seconds),
         settings: run.method_of(featured).map(|method| serde_json::json!(method)),
         always_above_reference: run.points_of(arm).all(|p| is_above_reference(p, reference)),
-        maximizes_reward: run.method_of(featured).is_some_and(|method| method.reward_source().is_some()),
+        maximizes_reward: run.method_of(featured).is_some_and(|method| method.on_policy().is_some()),
         on_gold: run.optimizes_gold(featured),
+        on_rm: run.method_of(featured).is_some_and(|method| method.maximizes(RewardSource::Rm)),
+        rewards: run
+            .method_of(featured)
+            .as_ref()
+            .and_then(MethodSettings::on_policy)
+            .and_then(|s| reward_sum(&s.reward)),
     })
+}
+
+/// `the reward model's + 0.2 · gold`; `None` of a single reward.
+fn reward_sum(reward: &RewardSettings) -> Option<String> {
+    let RewardSettings::Sum(terms) = reward else { return None };
+    let text = |term: &RewardTerm| {
+        let name = match term.from {
+            RewardSource::Rm => "the reward model's score",
+            RewardSource::Gold => "the gold reward",
+            RewardSource::Length => "the number of tokens",
+            RewardSource::Rules => "the score by rules",
+        };
+        format!("{} · {name}", term.weight)
+    };
+    Some(terms.iter().map(text).collect::<Vec<_>>().join(" + "))
 }
 
 /// Whether every arm's grid spans `beta` and nothing else.

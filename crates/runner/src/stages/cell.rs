@@ -7,15 +7,17 @@ use super::registry::{self, TrainingInputs};
 use super::reward_model::{learned_reward, reward_config};
 use crate::error::Result;
 use crate::plan::StageKind;
-use crate::world::LoadedWorld;
+use crate::world::{self, LoadedWorld};
 use duel_data::World;
 use duel_data::pairs::PreferenceRow;
 use duel_evaluation::{EvalKind, EvalResult, Evaluator, HeldOut};
 use duel_ledger::StageRecorder;
 use duel_model::{Policy, Responses};
-use duel_spec::{Clocks, Recorder, Split, metrics};
+use duel_reward::Scorer;
+use duel_spec::{Clocks, MethodSettings, Recorder, Split, metrics};
 use duel_training::{PairBatch, Splits, invariants};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// One arm at one point.
@@ -87,6 +89,7 @@ pub(super) fn training_inputs<'a>(
         reader: context.reader(world),
         train_reader: context.train_reader(world),
         gold: loaded.gold.clone(),
+        rules: own_rules(context, loaded)?,
         reward: learned_reward(context, loaded)?,
         reward_config: reward_config(context, world)?,
         rows,
@@ -99,6 +102,13 @@ pub(super) fn training_inputs<'a>(
         splits: Splits::of(world),
         stop: context.stop,
     })
+}
+
+/// The rules among the rewards of the cell's arm.
+fn own_rules(context: &StageContext<'_>, loaded: &LoadedWorld) -> Result<Option<Arc<dyn Scorer>>> {
+    let method = context.stage.cell.as_ref().map(|cell| &cell.point.method);
+    let rules = method.and_then(MethodSettings::on_policy).map_or(&[][..], |shared| shared.reward.rules());
+    if rules.is_empty() { Ok(None) } else { world::rules_scorer(context.experiment, loaded, rules) }
 }
 
 /// Responses of validation rows, on which invariants of the policy are checked.

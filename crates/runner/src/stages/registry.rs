@@ -12,11 +12,11 @@ use duel_evaluation::{EvalKind, EvalResult};
 use duel_ledger::StageRecorder;
 use duel_model::{Flops, Policy, ResponseReader, ScalarModel, TransformerConfig, ValueHead, weights};
 use duel_ppo::{ActorCritic, Baseline, Critic, OnlineDpo, PolicyGradient, Ppo, Raft, RolloutContext, planned};
-use duel_reward::{LearnedReward, Scorer};
+use duel_reward::{LearnedReward, ResponseLength, Scorer, WeightedReward};
 use duel_spec::seeds::{self, Stream};
 use duel_spec::{
     CheckpointSelection, Clocks, CommonSettings, CriticBody, CriticStart, GrpoSettings, LearnerSettings, LoraTargets,
-    MethodSettings, PpoSettings, Recorder, RewardSource, RlooSettings, RolloutSettings, Split, metrics,
+    MethodSettings, PpoSettings, Recorder, RewardSettings, RewardSource, RlooSettings, RolloutSettings, Split, metrics,
 };
 use duel_training::{
     BestCheckpoint, Learner, PairBatch, Splits, TrainContext, TrainSchedule, curve_steps, invariants, train,
@@ -42,6 +42,8 @@ pub struct TrainingInputs<'a> {
     pub reader: ResponseReader,
     pub train_reader: ResponseReader,
     pub gold: Arc<dyn Scorer>,
+    /// The arm's own rules, where they are among its rewards.
+    pub rules: Option<Arc<dyn Scorer>>,
     pub reward: LearnedReward,
     /// The sizes of its networks.
     pub reward_config: TransformerConfig,
@@ -155,14 +157,29 @@ fn selected_module<M: Module>(best: BestCheckpoint, module: M, clocks: Clocks, r
     module
 }
 
-/// The inputs of a method on rollouts, with its reward.
-fn setting(shared: &RolloutSettings, inputs: &TrainingInputs<'_>) -> RolloutContext {
-    let (scorer, scorer_flops): (Arc<dyn Scorer>, f64) = match shared.reward {
+/// What gives a reward, and its FLOPs per token.
+fn scorer_of(source: RewardSource, inputs: &TrainingInputs<'_>) -> (Arc<dyn Scorer>, f64) {
+    match source {
         RewardSource::Rm => {
             let networks = inputs.reward.networks() as f64;
             (Arc::new(inputs.reward.clone()), networks * Flops::scalar(&inputs.reward_config).forward(1))
         }
         RewardSource::Gold => (inputs.gold.clone(), 0.0),
+        RewardSource::Length => (Arc::new(ResponseLength), 0.0),
+        RewardSource::Rules => (inputs.rules.clone().expect("an arm with rules has opened them"), 0.0),
+    }
+}
+
+/// The inputs of a method on rollouts, with its reward.
+fn setting(shared: &RolloutSettings, inputs: &TrainingInputs<'_>) -> RolloutContext {
+    let of = |source| scorer_of(source, inputs);
+    let (scorer, scorer_flops): (Arc<dyn Scorer>, f64) = match &shared.reward {
+        RewardSettings::One(source) => of(*source),
+        RewardSettings::Sum(terms) => {
+            let (scorers, flops): (Vec<_>, Vec<f64>) = terms.iter().map(|term| of(term.from)).unzip();
+            let terms = terms.iter().zip(scorers).map(|(term, scorer)| (term.from, term.weight, scorer));
+            (Arc::new(WeightedReward::new(terms.collect())), flops.iter().sum())
+        }
     };
     RolloutContext {
         reference: (shared.beta > 0.0).then(|| inputs.reference.clone()),
@@ -204,9 +221,10 @@ fn ppo(
 /// The value model at the start: a head on the policy's body, or a model of its own from the reward model or the SFT policy.
 fn critic(settings: &PpoSettings, inputs: &TrainingInputs<'_>) -> Critic {
     let (shared, device) = (&settings.shared, inputs.train_reader.device());
-    let value_start = (settings.critic_start == CriticStart::Scorer && shared.reward == RewardSource::Rm)
-        .then(|| inputs.reward.value_model())
-        .flatten();
+    let weight = shared.reward.weight(RewardSource::Rm).filter(|weight| *weight > 0.0);
+    let value_start = weight
+        .filter(|_| settings.critic_start == CriticStart::Scorer)
+        .and_then(|weight| inputs.reward.weighted_value_model(weight));
     match (settings.critic, value_start) {
         (CriticBody::Shared, _) => Critic::Shared(ValueHead::new(inputs.config.width, device)),
         (CriticBody::Separate, Some(scorer)) => {
@@ -254,7 +272,8 @@ fn actor_alone<M: duel_training::Method<Module = Policy, Batch = Vec<Vec<u32>>>>
 /// Models in memory beside a critic: actor, reference where a KL to it is penalized, and the networks that score.
 fn models_in_memory(shared: &RolloutSettings, inputs: &TrainingInputs<'_>) -> f64 {
     let policies = if shared.beta > 0.0 { 2.0 } else { 1.0 };
-    policies + if shared.reward == RewardSource::Rm { inputs.reward.networks() as f64 } else { 0.0 }
+    let maximizes_rm = shared.reward.weight(RewardSource::Rm).is_some();
+    policies + if maximizes_rm { inputs.reward.networks() as f64 } else { 0.0 }
 }
 
 /// Trains on the policy's own completions; `actor` gives the policy without gradient and adapters.

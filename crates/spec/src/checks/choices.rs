@@ -31,6 +31,7 @@ const CHOICES: &[(&str, &[&str])] = &[
     ("arms.*.search", &["grid", "random", "tpe", "halving"]),
     ("arms.*.method", &METHODS),
     ("arms.*.reward", &["rm", "gold"]),
+    ("arms.*.multi_objective_aggregation", &["sum_then_normalize", "normalize_then_sum"]),
     ("arms.*.loss", PAIR_LOSSES),
     ("arms.*.pair_loss", &["sigmoid", "hinge", "ipo"]),
     ("arms.*.keep", &["last", "gold", "proxy", "loss"]),
@@ -54,7 +55,8 @@ const CHOICES: &[(&str, &[&str])] = &[
 pub(super) fn check_choices(document: &Document) -> Result<()> {
     for (key, value, _) in document.resolved() {
         let Some((_, accepted)) = CHOICES.iter().find(|(pattern, _)| matches_key(pattern, &key)) else { continue };
-        for choice in items(&value) {
+        // the tables of a list of rewards are checked as they are resolved
+        for choice in items(&value).iter().filter(|choice| !choice.is_table()) {
             let value = value_text(choice);
             if !accepted.contains(&value.as_str()) {
                 let (accepted, span) = (accepted.to_vec(), document.span(&key));

@@ -17,7 +17,7 @@ const MAX_TOKENS: usize = 1 << 24;
 const MAX_CLAIMS: usize = 1000;
 /// Rules of a judge, and the largest number in a rule.
 const MAX_RULES: usize = 1000;
-const MAX_RULE_NUMBER: f64 = 1e9;
+pub(super) const MAX_RULE_NUMBER: f64 = 1e9;
 
 /// Checks what the numbers add up to, before anything of that size is built.
 pub(super) fn check_limits(experiment: &Experiment, document: &Document) -> Result<()> {
@@ -95,9 +95,13 @@ fn check_claims(experiment: &Experiment, document: &Document) -> Result<()> {
 }
 
 fn check_rules(experiment: &Experiment, document: &Document) -> Result<()> {
-    let rules = &experiment.judge.rules;
+    check_rule_numbers("judge.rules", &experiment.judge.rules, document)
+}
+
+/// How many rules a list has, and the size of their numbers.
+pub(super) fn check_rule_numbers(key: &str, rules: &[Rule], document: &Document) -> Result<()> {
     if rules.len() > MAX_RULES {
-        return too_many(document, "judge.rules", format!("{} rules", rules.len()), format!("at most {MAX_RULES}"));
+        return too_many(document, key, format!("{} rules", rules.len()), format!("at most {MAX_RULES}"));
     }
     for (index, rule) in rules.iter().enumerate() {
         let (weight, words, per) = match rule {
@@ -108,7 +112,7 @@ fn check_rules(experiment: &Experiment, document: &Document) -> Result<()> {
         if !(is_in_range(weight.abs()) && is_in_range(words) && is_in_range(per) && per > 0.0) {
             let value = format!("in rule {}: {rule:?}", index + 1);
             let accepted = format!("numbers of at most {MAX_RULE_NUMBER:e}; `words` of at least 0, `per` above 0");
-            return too_many(document, "judge.rules", value, accepted);
+            return too_many(document, key, value, accepted);
         }
     }
     Ok(())

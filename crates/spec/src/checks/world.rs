@@ -184,6 +184,10 @@ fn check_judge(experiment: &Experiment, document: &Document) -> Result<()> {
         let why = "a reward model always reads prompt and response, as its own template writes them";
         return Err(document.clash("judge.reads", "judge.kind = \"model\"", why));
     }
+    if judge.kind != JudgeKind::Command && judge.token_ends {
+        let why = "only a \"command\" reads lines, and may score tokens";
+        return Err(document.clash("judge.token_ends", "judge.kind", why));
+    }
     if judge.kind != JudgeKind::Command && !judge.version.is_empty() {
         let why = "only a \"command\" has a version; the other judges are hashed completely";
         return Err(document.clash("judge.version", "judge.kind", why));

@@ -8,7 +8,7 @@ use duel_data::grammar::{GrammarWorld, token};
 use duel_model::generate;
 use duel_reward::{GrammarGold, RewardNetwork};
 use duel_spec::metrics::Metric;
-use duel_spec::{DpoSettings, EnsembleScore, PairLoss};
+use duel_spec::{DpoSettings, EnsembleScore, PairLoss, RewardTerm};
 use std::sync::LazyLock;
 
 /// The sizes of a small model of the world `grammar`.
@@ -56,6 +56,7 @@ fn inputs() -> TrainingInputs<'static> {
         critic_start: policy(1).train(),
         train_reader: ResponseReader::new(world.space(), &Device::flex().autodiff()),
         gold: Arc::new(GrammarGold),
+        rules: None,
         reward: reward(3, || policy(2)),
         reward_config: config(),
         reference_hash: policy(1).hash(),
@@ -89,7 +90,7 @@ fn a_critic_starts_from_the_reward_model_that_its_arm_maximizes() {
     let policy = ScalarModel::from_policy(inputs.critic_start.clone(), inputs.train_reader.device());
     let hash = |critic_start, reward| {
         let mut settings = PpoSettings { critic_start, ..ppo_settings() };
-        settings.shared.reward = reward;
+        settings.shared.reward = RewardSettings::One(reward);
         match critic(&settings, &inputs) {
             Critic::Separate(critic) => {
                 assert_eq!(weights::trained(&critic).len(), weights::shapes(&critic).len(), "all of it is trained");
@@ -214,7 +215,7 @@ fn each_prompt_is_repeated_for_its_group() {
 fn a_score_costs_a_pass_of_each_network() -> Result<()> {
     let inputs = inputs();
     let flops = |reward| {
-        let shared = RolloutSettings { reward, ..ppo_settings().shared };
+        let shared = RolloutSettings { reward: RewardSettings::One(reward), ..ppo_settings().shared };
         setting(&shared, &inputs).scorer_flops
     };
     let prompts = prompts_of(&inputs, 0, 4, 1);
@@ -230,6 +231,55 @@ fn a_score_costs_a_pass_of_each_network() -> Result<()> {
     Ok(())
 }
 
+/// Of several rewards each scores every response, and the networks of the reward model are what costs.
+#[test]
+fn every_reward_of_a_sum_scores_and_networks_cost() -> Result<()> {
+    let inputs = inputs();
+    let term = |from, weight| RewardTerm { from, weight, rules: vec![] };
+    let terms = vec![term(RewardSource::Gold, 2.0), term(RewardSource::Length, -0.1), term(RewardSource::Rm, 0.5)];
+    let shared = |reward| RolloutSettings { reward, ..ppo_settings().shared };
+    let sum = shared(RewardSettings::Sum(terms.clone()));
+    let (of_sum, of_rm) = (setting(&sum, &inputs), setting(&ppo_settings().shared, &inputs));
+    assert_eq!((of_sum.scorer_flops, of_rm.scorer_flops > 0.0), (of_rm.scorer_flops, true));
+    assert_eq!(models_in_memory(&sum, &inputs), models_in_memory(&ppo_settings().shared, &inputs));
+    let free = shared(RewardSettings::Sum(terms[..2].to_vec()));
+    assert_eq!((setting(&free, &inputs).scorer_flops, models_in_memory(&free, &inputs)), (0.0, 2.0));
+
+    let mut rng = seeds::derive(1, "test", 0, "responses");
+    let prompts = prompts_of(&inputs, 0, 6, 1);
+    let responses = generate(&policy(1), inputs.world.space(), prompts, &mut rng, &Device::flex());
+    let components = of_sum.scorer.components(&responses)?;
+    let lengths: Vec<f64> = responses.responses.iter().map(|response| response.len() as f64).collect();
+    let expected = [
+        (RewardSource::Gold, GrammarGold.score(&responses)?),
+        (RewardSource::Length, lengths),
+        (RewardSource::Rm, inputs.reward.score(&responses)?),
+    ];
+    assert_eq!(components.len(), expected.len());
+    for ((component, (source, scores)), term) in components.iter().zip(expected).zip(&terms) {
+        assert_eq!((component.source, component.weight), (Some(source), term.weight));
+        assert_eq!(component.scores, scores, "{source:?}");
+    }
+    Ok(())
+}
+
+/// A critic predicts what the reward model counts for; one that is counted against gives no start.
+#[test]
+fn a_critic_starts_from_the_weighted_reward_model() {
+    let inputs = inputs();
+    let policy = ScalarModel::from_policy(inputs.critic_start.clone(), inputs.train_reader.device()).valid().hash();
+    let half = inputs.reward.weighted_value_model(0.5).expect("a network").hash();
+    assert_ne!(half, inputs.reward.value_model().expect("a network").hash());
+    for (weight, expected) in [(0.5, &half), (-1.0, &policy), (0.0, &policy)] {
+        let mut settings = ppo_settings();
+        let term = |from, weight| RewardTerm { from, weight, rules: vec![] };
+        settings.shared.reward =
+            RewardSettings::Sum(vec![term(RewardSource::Length, 1.0), term(RewardSource::Rm, weight)]);
+        let Critic::Separate(critic) = critic(&settings, &inputs) else { panic!("a critic of its own") };
+        assert_eq!(&critic.valid().hash(), expected, "weight {weight}");
+    }
+}
+
 /// Actor, reference where a KL is penalized, three networks that score, and a critic with a body of its own.
 #[test]
 fn the_memory_of_ppo_has_each_model_once() -> Result<()> {
@@ -242,7 +292,7 @@ fn the_memory_of_ppo_has_each_model_once() -> Result<()> {
         (CriticBody::Shared, RewardSource::Gold, 0.0, 1.0),
     ] {
         let mut settings = PpoSettings { critic, ..ppo_settings() };
-        (settings.shared.reward, settings.shared.beta) = (reward, beta);
+        (settings.shared.reward, settings.shared.beta) = (RewardSettings::One(reward), beta);
         let without_critic = expected - f64::from(critic == CriticBody::Separate);
         assert_eq!(models_in_memory(&settings.shared, &inputs()), without_critic);
         assert_eq!(setting(&settings.shared, &inputs()).reference.is_some(), beta > 0.0);
