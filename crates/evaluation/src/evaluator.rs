@@ -26,8 +26,11 @@ impl Evaluator {
         match self {
             Self::Exact(exact) => exact.measure(policy, beta),
             Self::Sampled { evaluator, curve, end } => {
-                let size = if kind == EvalKind::Curve { *curve } else { *end };
-                [Split::Validation, Split::Test].iter().map(|s| evaluator.measure(policy, *s, size)).collect()
+                let measure = |&split: &Split| match kind {
+                    EvalKind::Curve => evaluator.measure(policy, split, *curve),
+                    EvalKind::End => evaluator.measure_finished(policy, split, *end),
+                };
+                [Split::Validation, Split::Test].iter().map(measure).collect()
             }
         }
     }

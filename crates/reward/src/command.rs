@@ -1,11 +1,13 @@
-//! An external program as a judge: it reads one JSON object per line and writes one score per line, in order.
+//! An external program as a judge: it reads one JSON object per line and writes one answer per line, in order: a score, or which of
+//! two responses is better (`pairwise.rs`).
 //!
-//! Lines carry no number, so an extra line would shift the scores of all later responses by one. Three checks match answers to
+//! Lines carry no number, so an extra line would shift the answers about all later responses by one. Three checks match answers to
 //! inputs: no answer may arrive before its input was sent; nothing follows the last answer of a call; and nothing follows after
-//! the program's input is closed. The last check runs before the stage is finished, so no shifted score is stored.
+//! the program's input is closed. The last check runs before the stage is finished, so no shifted answer is stored.
 
 use crate::judges::{JudgeInput, TextJudge};
 use crate::{Error, Result};
+use serde::Serialize;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -52,14 +54,28 @@ pub struct CommandJudge {
 
 /// A line of the program's output.
 #[derive(Debug)]
-enum ProgramLine {
+pub(crate) enum ProgramLine {
     Answer(String),
     /// It arrived before its input was sent.
     Unexpected(String),
     TooLong,
 }
 
-/// Why a batch has no scores.
+impl ProgramLine {
+    /// Its text, where it is an answer.
+    pub(crate) fn answer(self) -> std::result::Result<String, String> {
+        match self {
+            Self::Answer(line) => Ok(line),
+            Self::Unexpected(line) => Err(format!("it printed `{}` before it got any input", excerpt(&line))),
+            Self::TooLong => Err(too_long()),
+        }
+    }
+}
+
+/// Reads the answer on a line, or says what is wrong with it.
+pub(crate) type ReadAnswer<T> = fn(ProgramLine) -> std::result::Result<T, String>;
+
+/// Why a batch has no answers.
 enum BatchFailure {
     /// The program exited; a restart may help.
     Ended(String),
@@ -130,27 +146,32 @@ impl JudgeProcess {
         Ok(Self { child, guard, inputs: Some(inputs), written, output: lines, slowest: Duration::ZERO })
     }
 
-    /// The scores of some inputs.
-    fn ask(&mut self, batch: &[JudgeInput], ends: Instant) -> std::result::Result<Vec<f64>, BatchFailure> {
+    /// The answers to some inputs.
+    fn ask<I: Serialize, T>(
+        &mut self,
+        batch: &[I],
+        read: ReadAnswer<T>,
+        ends: Instant,
+    ) -> std::result::Result<Vec<T>, BatchFailure> {
         let lines = batch.iter().map(|input| serde_json::to_string(input).unwrap_or_default() + "\n").collect();
         let is_sent = self.inputs.as_ref().is_some_and(|inputs| inputs.send(lines).is_ok());
         if !is_sent {
             return Err(BatchFailure::Ended("it stopped reading".into()));
         }
-        let mut scores = Vec::with_capacity(batch.len());
-        while scores.len() < batch.len() {
-            let (began, done) = (Instant::now(), scores.len());
+        let mut answers = Vec::with_capacity(batch.len());
+        while answers.len() < batch.len() {
+            let (began, done) = (Instant::now(), answers.len());
             let line = self.output.recv_timeout(ends.saturating_duration_since(began)).map_err(|e| match e {
                 RecvTimeoutError::Timeout => BatchFailure::Wrong(format!("{done} of {} answers came", batch.len())),
                 RecvTimeoutError::Disconnected => {
                     BatchFailure::Ended(format!("it ended after {done} of {} answers", batch.len()))
                 }
             })?;
-            scores.push(score(line).map_err(BatchFailure::Wrong)?);
+            answers.push(read(line).map_err(BatchFailure::Wrong)?);
             self.slowest = self.slowest.max(began.elapsed());
         }
         match self.written.recv_timeout(ends.saturating_duration_since(Instant::now())) {
-            Ok(()) => Ok(scores),
+            Ok(()) => Ok(answers),
             Err(_) => Err(BatchFailure::Wrong("it answers without reading its input".into())),
         }
     }
@@ -222,7 +243,7 @@ fn listen(output: ChildStdout, sent: &AtomicUsize, lines: &SyncSender<ProgramLin
 }
 
 /// The beginning of a line.
-fn excerpt(line: &str) -> String {
+pub(crate) fn excerpt(line: &str) -> String {
     line.trim_end().chars().take(80).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
@@ -236,13 +257,7 @@ fn too_long() -> String {
 
 /// The score on a line.
 fn score(line: ProgramLine) -> std::result::Result<f64, String> {
-    let line = match line {
-        ProgramLine::Answer(line) => line,
-        ProgramLine::Unexpected(line) => {
-            return Err(format!("it printed `{}` before it got any input", excerpt(&line)));
-        }
-        ProgramLine::TooLong => return Err(too_long()),
-    };
+    let line = line.answer()?;
     let value: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
     let score = value.as_f64().or(value["score"].as_f64());
     score.filter(|score| score.abs() <= LARGEST).ok_or_else(|| {
@@ -260,8 +275,13 @@ impl CommandJudge {
         Error::Command { command: self.command.join(" "), problem }
     }
 
-    /// Scores a batch. The program is started if it is not running.
-    fn ask(&self, running: &mut Option<JudgeProcess>, batch: &[JudgeInput]) -> std::result::Result<Vec<f64>, String> {
+    /// Answers about a batch. The program is started if it is not running.
+    fn ask<I: Serialize, T>(
+        &self,
+        running: &mut Option<JudgeProcess>,
+        batch: &[I],
+        read: ReadAnswer<T>,
+    ) -> std::result::Result<Vec<T>, String> {
         let ends = Instant::now() + self.timeout;
         let mut last = String::new();
         for _ in 0..TRIES {
@@ -269,10 +289,10 @@ impl CommandJudge {
                 Some(program) => program,
                 None => JudgeProcess::start(&self.command)?,
             };
-            match program.ask(batch, ends) {
-                Ok(scores) => {
+            match program.ask(batch, read, ends) {
+                Ok(answers) => {
                     *running = Some(program);
-                    return Ok(scores);
+                    return Ok(answers);
                 }
                 Err(BatchFailure::Ended(problem)) => last = problem,
                 Err(BatchFailure::Wrong(problem)) if Instant::now() >= ends => {
@@ -285,12 +305,16 @@ impl CommandJudge {
     }
 }
 
-impl TextJudge for CommandJudge {
-    fn judge(&self, inputs: &[JudgeInput]) -> Result<Vec<f64>> {
+impl CommandJudge {
+    /// One answer for each input, in order.
+    ///
+    /// # Errors
+    /// What the program did wrong, or an answer that `read` does not take.
+    pub(crate) fn answers<I: Serialize, T>(&self, inputs: &[I], read: ReadAnswer<T>) -> Result<Vec<T>> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut scores = Vec::with_capacity(inputs.len());
+        let mut answers = Vec::with_capacity(inputs.len());
         for batch in inputs.chunks(self.batch) {
-            scores.extend(self.ask(&mut running, batch).map_err(|problem| self.refuse(problem))?);
+            answers.extend(self.ask(&mut running, batch, read).map_err(|problem| self.refuse(problem))?);
         }
         // a program that has exited is restarted for the next input
         if let Some(program) = running.take()
@@ -298,15 +322,29 @@ impl TextJudge for CommandJudge {
         {
             *running = Some(program);
         }
-        Ok(scores)
+        Ok(answers)
     }
 
-    fn finish(&self) -> Result<()> {
+    /// Closes the program's input and waits for its exit.
+    ///
+    /// # Errors
+    /// What it prints after its last answer.
+    pub(crate) fn close(&self) -> Result<()> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(mut program) = running.take() else { return Ok(()) };
         program.inputs = None; // closes its input
         let wait = last_wait(program.slowest, self.timeout);
         program.is_silent(wait).map(|_| ()).map_err(|problem| self.refuse(problem))
+    }
+}
+
+impl TextJudge for CommandJudge {
+    fn judge(&self, inputs: &[JudgeInput]) -> Result<Vec<f64>> {
+        self.answers(inputs, score)
+    }
+
+    fn finish(&self) -> Result<()> {
+        self.close()
     }
 }
 

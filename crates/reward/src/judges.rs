@@ -46,6 +46,26 @@ pub fn response_text(world: &dyn Detokenize, batch: &Responses, row: usize) -> d
     Ok(turns.collect::<duel_data::Result<Vec<_>>>()?.join("\n"))
 }
 
+/// What a judge reads of a batch's row: of the response, or of prompt and response together, no more than these words, separated by
+/// whitespace.
+///
+/// # Errors
+/// Ids that the tokenizer does not know.
+pub(crate) fn judge_input(
+    world: &dyn Detokenize,
+    reads: JudgedText,
+    judged_words: usize,
+    batch: &Responses,
+    row: usize,
+) -> Result<JudgeInput> {
+    let (prompt, response) = (&batch.prompts[row], &batch.responses[row]);
+    let read = match reads {
+        JudgedText::Response => response_text(world, batch, row)?,
+        JudgedText::All => world.text(&[prompt.as_slice(), response].concat())?,
+    };
+    Ok(JudgeInput { prompt: world.text(prompt)?, response: first_words(&read, judged_words).to_owned() })
+}
+
 /// A text judge as a scorer of a world's responses.
 pub struct TextScorer {
     pub judge: Arc<dyn TextJudge>,
@@ -63,15 +83,7 @@ impl std::fmt::Debug for TextScorer {
 
 impl Scorer for TextScorer {
     fn score(&self, batch: &Responses) -> Result<Vec<f64>> {
-        let input = |row: usize| -> Result<JudgeInput> {
-            let (prompt, response) = (&batch.prompts[row], &batch.responses[row]);
-            let read = match self.reads {
-                JudgedText::Response => response_text(self.world.as_ref(), batch, row)?,
-                JudgedText::All => self.world.text(&[prompt.as_slice(), response].concat())?,
-            };
-            let response = first_words(&read, self.judged_words).to_owned();
-            Ok(JudgeInput { prompt: self.world.text(prompt)?, response })
-        };
+        let input = |row: usize| judge_input(self.world.as_ref(), self.reads, self.judged_words, batch, row);
         let inputs = (0..batch.len()).map(input).collect::<Result<Vec<_>>>()?;
         self.judge.judge(&inputs)
     }

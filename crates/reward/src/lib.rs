@@ -9,6 +9,7 @@ mod judges;
 mod learned;
 mod linear;
 mod model;
+mod pairwise;
 mod pretrained;
 mod quality;
 mod scorer;
@@ -23,6 +24,7 @@ pub use judges::{JudgeInput, PreferenceJudge, RulesJudge, SentimentJudge, TextJu
 pub use learned::{LearnedReward, ModelJudge, RewardNetwork};
 pub use linear::Linear;
 pub use model::RewardModel;
+pub use pairwise::{JudgedPair, PairJudge, PairScorer, PairVerdict};
 pub use pretrained::{PretrainedReward, template_tokens};
 pub use quality::{Calibration, CalibrationBin, Quality, quality};
 pub use scorer::Scorer;

@@ -31,6 +31,8 @@ pub(crate) struct ReportTables {
     /// Every two policies at one KL, as they are and with length controlled.
     pub(crate) pairs: TextTable,
     pub(crate) strengths: TextTable,
+    /// What the judge of pairs says, and how far it can be relied on; empty without one.
+    pub(crate) pairwise: TextTable,
     pub(crate) costs: TextTable,
     pub(crate) stages: TextTable,
     pub(crate) calibration: TextTable,
@@ -51,6 +53,7 @@ pub(crate) fn write(run: &Run, tuning: &TuningResults, judged: &[ClaimResult], f
         matched: matched(run),
         pairs: policy_pairs(policies.as_ref()),
         strengths: strengths(policies.as_ref()),
+        pairwise: pairwise(run),
         costs: costs(run),
         stages: stages(run),
         calibration: calibration(run),
@@ -64,6 +67,7 @@ pub(crate) fn write(run: &Run, tuning: &TuningResults, judged: &[ClaimResult], f
         present(&tables.calibration, true),
         present(&tables.pairs, policies.is_some()),
         present(&tables.strengths, policies.is_some()),
+        present(&tables.pairwise, !tables.pairwise.rows.is_empty()),
         present(&tables.tuning, run.experiment.is_tuned()),
         present(&tables.verdicts, !judged.is_empty()),
         present(&tables.parts, run.manifest.is_merged()),
@@ -223,6 +227,30 @@ fn strengths(policies: Option<&HeadToHead>) -> TextTable {
         policies.strengths().into_iter().map(row).collect()
     });
     TextTable { name: "bradley-terry", head: head.map(String::from).to_vec(), rows }
+}
+
+/// The judge of pairs on the finished policies of every point that it compared with the reference.
+fn pairwise(run: &Run) -> TextTable {
+    let columns: [(&str, Metric); 6] = [
+        ("win rate by the judge", metrics::PAIRWISE_WIN_RATE),
+        ("by gold, same pairs", metrics::PAIRWISE_GOLD_WIN_RATE),
+        ("agrees with gold", metrics::PAIRWISE_GOLD_AGREEMENT),
+        ("ties", metrics::PAIRWISE_TIE_RATE),
+        ("order decides", metrics::PAIRWISE_ORDER_DECIDES),
+        ("first shown is preferred", metrics::PAIRWISE_FIRST_RATE),
+    ];
+    let row = |p: &MeasuredPoint| {
+        let seeds = p.final_test(metrics::PAIRWISE_WIN_RATE).len();
+        let mut row = vec![p.arm.clone(), p.label.clone(), seeds.to_string()];
+        row.extend(columns.iter().map(|(_, metric)| estimate(&p.final_test(*metric), 3)));
+        (seeds > 0).then_some(row)
+    };
+    let arms = run.arms();
+    TextTable {
+        name: "pairwise-judge",
+        head: ["arm", "point", "seeds"].into_iter().chain(columns.map(|c| c.0)).map(String::from).collect(),
+        rows: arms.iter().flat_map(|a| run.points_of(a)).chain(run.reference()).filter_map(row).collect(),
+    }
 }
 
 /// The verdicts, one row per test.
