@@ -33,14 +33,17 @@ impl Evaluator {
         match self {
             Self::Exact(exact) => exact.measure(policy, beta), // seconds at most
             Self::Sampled { evaluator, curve, end } => {
-                let size = if kind == EvalKind::Curve { *curve } else { *end };
                 let splits = [Split::Validation, Split::Test];
                 let (mut done, all) = (0, SampledEvaluator::PARTS * splits.len() as u64);
                 let mut on_part = || {
                     progress(done, all);
                     done += 1;
                 };
-                splits.iter().map(|split| evaluator.measure(policy, *split, size, &mut on_part)).collect()
+                let measure = |split: &Split| match kind {
+                    EvalKind::Curve => evaluator.measure(policy, *split, *curve, &mut on_part),
+                    EvalKind::End => evaluator.measure_finished(policy, *split, *end, &mut on_part),
+                };
+                splits.iter().map(measure).collect()
             }
         }
     }

@@ -2,6 +2,7 @@
 //! Rao-Blackwell estimator.
 
 use crate::distribution::{TIE, is_tie};
+use crate::pairwise::{PairwiseEvaluation, pairwise_metrics};
 use crate::score::{EvalMetrics, EvalResult, distinct_2};
 use crate::{Result, invariants};
 use burn::module::Module;
@@ -22,6 +23,7 @@ pub struct SampledEvaluator {
     reference: Policy,
     gold: Arc<dyn Scorer>,
     proxy: Option<Arc<dyn Scorer>>,
+    pairwise: Option<PairwiseEvaluation>,
     seed: u64,
 }
 
@@ -48,7 +50,12 @@ impl SampledEvaluator {
         proxy: Option<Arc<dyn Scorer>>,
         seed: u64,
     ) -> Self {
-        Self { world, reader, reference: reference.no_grad(), gold, proxy, seed }
+        Self { world, reader, reference: reference.no_grad(), gold, proxy, pairwise: None, seed }
+    }
+
+    /// With a judge of pairs, which compares finished policies with the reference on test prompts.
+    pub fn with_pairwise(self, pairwise: Option<PairwiseEvaluation>) -> Self {
+        Self { pairwise, ..self }
     }
 
     /// Parts of [`Self::measure`]: responses of the policy, those of the reference, their scores, their log-probs.
@@ -94,6 +101,29 @@ impl SampledEvaluator {
     /// Metrics of a policy on a split; `on_part` is called before each of its [`Self::PARTS`].
     pub fn measure(
         &self,
+        policy: &Policy,
+        split: Split,
+        size: SampleSize,
+        on_part: &mut dyn FnMut(),
+    ) -> Result<EvalResult> {
+        self.measure_with(None, policy, split, size, on_part)
+    }
+
+    /// The same of a finished policy: on test prompts those of the judge of pairs too, where there is one.
+    pub(crate) fn measure_finished(
+        &self,
+        policy: &Policy,
+        split: Split,
+        size: SampleSize,
+        on_part: &mut dyn FnMut(),
+    ) -> Result<EvalResult> {
+        let pairwise = self.pairwise.as_ref().filter(|_| split == Split::Test);
+        self.measure_with(pairwise, policy, split, size, on_part)
+    }
+
+    fn measure_with(
+        &self,
+        pairwise: Option<&PairwiseEvaluation>,
         policy: &Policy,
         split: Split,
         size: SampleSize,
@@ -146,19 +176,20 @@ impl SampledEvaluator {
         };
         let mut result = metrics.into_result(split);
         result.prompts = batch.prompt_hashes();
-        result.outcomes = (gold.iter().zip(&batch.responses).enumerate())
-            .map(|(row, (&gold_reward, response))| OutcomeRow {
-                prompt: (row / group) as u32,
-                gold_reward,
-                tokens: response.len() as u32,
-                share: 1.0 / group as f32,
-            })
-            .collect();
+        result.outcomes = outcomes(&gold, &batch.responses, group);
         result.values.push((metrics::KL_K1, k1_mean));
         result.values.push((metrics::DISTINCT_2, distinct_2(&batch.responses)));
         result
             .values
             .push((metrics::PERPLEXITY_REFERENCE, ref_nll.iter().sum::<f64>() / batch.response_tokens() as f64));
+
+        // 4. The judge of pairs, on the first response of each prompt.
+        if let Some(pairwise) = pairwise {
+            let rows = pairwise.rows(batch.len() / group, group);
+            let verdicts = pairwise.scorer.compare(&batch, &other, &rows)?;
+            let golds: Vec<(f64, f64)> = rows.iter().map(|&row| (gold[row], other_gold[row])).collect();
+            result.values.extend(pairwise_metrics(&verdicts, &golds));
+        }
         Ok(result)
     }
 
@@ -199,6 +230,17 @@ impl SampledEvaluator {
         };
         Ok(ns.iter().map(|&n| score(n)).collect())
     }
+}
+
+/// Gold and length of each of `group` responses to a prompt.
+fn outcomes(gold: &[f64], responses: &[Vec<u32>], group: usize) -> Vec<OutcomeRow> {
+    let outcome = |(row, (&gold_reward, response)): (usize, (&f64, &Vec<u32>))| OutcomeRow {
+        prompt: (row / group) as u32,
+        gold_reward,
+        tokens: response.len() as u32,
+        share: 1.0 / group as f32,
+    };
+    gold.iter().zip(responses).enumerate().map(outcome).collect()
 }
 
 /// Shares of wins and of ties of one list against another.

@@ -1,21 +1,22 @@
 //! Both evaluators against each other and against plain sums, on the world `grammar`, which has both.
 
 use crate::{
-    CompletionTag, EvalKind, EvalResult, Evaluator, ExactEvaluator, ResponseDistribution, Result, SampleSize,
-    SampledEvaluator, completions,
+    CompletionTag, EvalKind, EvalResult, Evaluator, ExactEvaluator, PairwiseEvaluation, ResponseDistribution, Result,
+    SampleSize, SampledEvaluator, completions,
 };
 use crate::{distributions, proxy_table};
 use burn::tensor::Device;
-use duel_data::World;
 use duel_data::grammar::{GrammarWorld, PromptCoordinates, all_responses, excited_proxy, gold};
+use duel_data::{Detokenize, World};
 use duel_model::{Policy, ResponseReader, Responses, TransformerConfig, generate, weights};
-use duel_reward::{GrammarGold, Scorer};
+use duel_reward::{GrammarGold, JudgedPair, PairJudge, PairScorer, Scorer};
 use duel_spec::metrics::{self, Metric};
 use duel_spec::seeds::{self, Stream};
-use duel_spec::{Clocks, Completion, OutcomeRow, Recorder, Split, ids::prompt_hash};
+use duel_spec::{Clocks, Completion, JudgedText, OutcomeRow, Recorder, Split, ids::prompt_hash};
 use duel_training::logprobs;
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// A proxy reward that differs from gold.
 struct ExclamationProxy;
@@ -165,6 +166,79 @@ fn both_evaluators_give_the_plain_sums() -> Result<()> {
         kls.push((kl, errors(sd)));
     }
     assert!((kls[0].0 - kls[1].0).abs() > 0.0);
+    Ok(())
+}
+
+/// A text of a grammar's ids, and a judge of pairs that prefers the longer text; it keeps what it reads.
+struct IdsAsText;
+
+impl Detokenize for IdsAsText {
+    fn text(&self, ids: &[u32]) -> duel_data::Result<String> {
+        Ok(ids.iter().map(|id| format!("{id} ")).collect())
+    }
+}
+
+#[derive(Default)]
+struct PrefersLonger(Mutex<Vec<JudgedPair>>);
+
+impl PairJudge for PrefersLonger {
+    fn prefer(&self, pairs: &[JudgedPair]) -> duel_reward::Result<Vec<f64>> {
+        self.0.lock().expect("no panic").extend_from_slice(pairs);
+        let of_order = |order| match order {
+            Ordering::Greater => 1.0,
+            Ordering::Equal => 0.5,
+            Ordering::Less => 0.0,
+        };
+        Ok(pairs.iter().map(|pair| of_order(pair.a.len().cmp(&pair.b.len()))).collect())
+    }
+}
+
+/// A judge of pairs reads, of a finished policy, the first response to each of some test prompts and the reference's, in both orders.
+#[test]
+fn a_judge_of_pairs_compares_finished_policies_on_test_prompts() -> Result<()> {
+    let setup = FarPolicies::new();
+    let judge = Arc::new(PrefersLonger::default());
+    let scorer = PairScorer {
+        judge: judge.clone(),
+        world: Arc::new(IdsAsText),
+        reads: JudgedText::Response,
+        judged_words: usize::MAX,
+    };
+    let pairwise = PairwiseEvaluation { scorer: Arc::new(scorer), prompts: 3 };
+    let size = SampleSize { prompts: 6, samples_per_prompt: 2 };
+    let sampled = setup.sampled().with_pairwise(Some(pairwise));
+    let evaluator = Evaluator::Sampled { evaluator: Box::new(sampled), curve: size, end: size };
+    let is_measured = |result: &EvalResult| result.get(metrics::PAIRWISE_WIN_RATE).is_some();
+    let curve = evaluator.measure(&setup.policy, None, EvalKind::Curve, &mut |_, _| ())?;
+    assert!(!curve.iter().any(is_measured) && judge.0.lock().expect("no panic").is_empty());
+    let end = evaluator.measure(&setup.policy, None, EvalKind::End, &mut |_, _| ())?;
+    assert_eq!(end.iter().map(is_measured).collect::<Vec<_>>(), [false, true]);
+    // all else is as without it
+    let without = Evaluator::Sampled { evaluator: Box::new(setup.sampled()), curve: size, end: size };
+    let without = without.measure(&setup.policy, None, EvalKind::End, &mut |_, _| ())?;
+    assert!(end[1].values.starts_with(&without[1].values) && end[0] == without[0]);
+
+    let pairs = judge.0.lock().expect("no panic").clone();
+    assert_eq!(pairs.len(), 6);
+    let prompts = setup.prompts(Split::Test);
+    for (index, both) in pairs.chunks(2).enumerate() {
+        let prompt: String = prompts[2 * index].iter().map(|id| format!("{id} ")).collect();
+        assert!(both.iter().all(|pair| pair.prompt == prompt));
+        assert_eq!((&both[0].a, &both[0].b), (&both[1].b, &both[1].a));
+    }
+    // the policy's are those of its outcomes: a response of n tokens has n ids
+    let tokens = |text: &str| text.split_whitespace().count() as u32;
+    for (index, both) in pairs.chunks(2).enumerate() {
+        assert_eq!(tokens(&both[0].a), end[1].outcomes[4 * index].tokens);
+    }
+    let wins = pairs.chunks(2).map(|both| match both[0].a.len().cmp(&both[0].b.len()) {
+        Ordering::Greater => 1.0,
+        Ordering::Equal => 0.5,
+        Ordering::Less => 0.0,
+    });
+    assert!((value(&end[1], metrics::PAIRWISE_WIN_RATE) - wins.sum::<f64>() / 3.0).abs() < 1e-12);
+    assert_eq!(value(&end[1], metrics::PAIRWISE_FIRST_RATE), 0.5);
+    assert_eq!(value(&end[1], metrics::PAIRWISE_ORDER_DECIDES), 0.0);
     Ok(())
 }
 

@@ -1,12 +1,14 @@
-//! An external program as a judge: it reads one JSON object per line and writes one answer per line, in order.
+//! An external program as a judge: it reads one JSON object per line and writes one answer per line, in order: a score, or which of
+//! two responses is better (`pairwise.rs`).
 //!
-//! Lines carry no number, so an extra line would shift the scores of all later responses by one. Three checks match answers to
+//! Lines carry no number, so an extra line would shift the answers about all later responses by one. Three checks match answers to
 //! inputs: no answer may arrive before its input was sent; nothing follows the last answer of a call; and nothing follows after
-//! the program's input is closed. The last check runs before the stage is finished, so no shifted score is stored.
+//! the program's input is closed. The last check runs before the stage is finished, so no shifted answer is stored.
 
 use crate::answer::{JudgeAnswer, JudgeInput, excerpt, parse_answer};
 use crate::judges::TextJudge;
 use crate::{Error, Result};
+use serde::Serialize;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -51,14 +53,28 @@ pub struct CommandJudge {
 
 /// A line of the program's output.
 #[derive(Debug)]
-enum ProgramLine {
+pub(crate) enum ProgramLine {
     Answer(String),
     /// It arrived before its input was sent.
     Unexpected(String),
     TooLong,
 }
 
-/// Why a batch has no scores.
+impl ProgramLine {
+    /// Its text, where it is an answer.
+    pub(crate) fn answer(self) -> std::result::Result<String, String> {
+        match self {
+            Self::Answer(line) => Ok(line),
+            Self::Unexpected(line) => Err(format!("it printed `{}` before it got any input", excerpt(&line))),
+            Self::TooLong => Err(too_long()),
+        }
+    }
+}
+
+/// Reads the answer about an input on a line, or says what is wrong with it.
+pub(crate) type ReadAnswer<I, T> = fn(&str, &I) -> std::result::Result<T, String>;
+
+/// Why a batch has no answers.
 enum BatchFailure {
     /// The program exited; a restart may help.
     Ended(String),
@@ -132,7 +148,12 @@ impl JudgeProcess {
     }
 
     /// The answers to some inputs.
-    fn ask(&mut self, batch: &[JudgeInput], ends: Instant) -> std::result::Result<Vec<JudgeAnswer>, BatchFailure> {
+    fn ask<I: Serialize, T>(
+        &mut self,
+        batch: &[I],
+        read: ReadAnswer<I, T>,
+        ends: Instant,
+    ) -> std::result::Result<Vec<T>, BatchFailure> {
         let lines = batch.iter().map(|input| serde_json::to_string(input).unwrap_or_default() + "\n").collect();
         let is_sent = self.inputs.as_ref().is_some_and(|inputs| inputs.send(lines).is_ok());
         if !is_sent {
@@ -148,7 +169,10 @@ impl JudgeProcess {
                 }
             })?;
             self.answered += 1;
-            answers.push(answer(line, input, self.answered).map_err(BatchFailure::Wrong)?);
+            let line = line.answer().map_err(BatchFailure::Wrong)?;
+            let answer = read(&line, input);
+            let wrong = |problem| BatchFailure::Wrong(format!("{problem} (line {} of its output)", self.answered));
+            answers.push(answer.map_err(wrong)?);
             self.slowest = self.slowest.max(began.elapsed());
         }
         match self.written.recv_timeout(ends.saturating_duration_since(Instant::now())) {
@@ -231,17 +255,6 @@ fn too_long() -> String {
     format!("it wrote a line of more than {LONGEST} bytes")
 }
 
-/// The answer on a line, of so many.
-fn answer(line: ProgramLine, input: &JudgeInput, number: usize) -> std::result::Result<JudgeAnswer, String> {
-    match line {
-        ProgramLine::Answer(line) => {
-            parse_answer(&line, input).map_err(|problem| format!("{problem} (line {number} of its output)"))
-        }
-        ProgramLine::Unexpected(line) => Err(format!("it printed `{}` before it got any input", excerpt(&line))),
-        ProgramLine::TooLong => Err(too_long()),
-    }
-}
-
 impl CommandJudge {
     /// The program is started for the first batch. A batch, its retries included, takes no longer than `timeout`.
     pub fn new(command: Vec<String>, timeout: Duration, batch: usize) -> Self {
@@ -252,12 +265,13 @@ impl CommandJudge {
         Error::Command { command: self.command.join(" "), problem }
     }
 
-    /// Judges a batch. The program is started if it is not running.
-    fn ask(
+    /// Answers about a batch. The program is started if it is not running.
+    fn ask<I: Serialize, T>(
         &self,
         running: &mut Option<JudgeProcess>,
-        batch: &[JudgeInput],
-    ) -> std::result::Result<Vec<JudgeAnswer>, String> {
+        batch: &[I],
+        read: ReadAnswer<I, T>,
+    ) -> std::result::Result<Vec<T>, String> {
         let ends = Instant::now() + self.timeout;
         let mut last = String::new();
         for _ in 0..TRIES {
@@ -265,7 +279,7 @@ impl CommandJudge {
                 Some(program) => program,
                 None => JudgeProcess::start(&self.command)?,
             };
-            match program.ask(batch, ends) {
+            match program.ask(batch, read, ends) {
                 Ok(answers) => {
                     *running = Some(program);
                     return Ok(answers);
@@ -281,16 +295,16 @@ impl CommandJudge {
     }
 }
 
-impl TextJudge for CommandJudge {
-    fn judge(&self, inputs: &[JudgeInput]) -> Result<Vec<f64>> {
-        Ok(self.answers(inputs)?.iter().map(JudgeAnswer::total).collect())
-    }
-
-    fn answers(&self, inputs: &[JudgeInput]) -> Result<Vec<JudgeAnswer>> {
+impl CommandJudge {
+    /// One answer for each input, in order.
+    ///
+    /// # Errors
+    /// What the program did wrong, or an answer that `read` does not take.
+    pub(crate) fn ask_all<I: Serialize, T>(&self, inputs: &[I], read: ReadAnswer<I, T>) -> Result<Vec<T>> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let mut answers = Vec::with_capacity(inputs.len());
         for batch in inputs.chunks(self.batch) {
-            answers.extend(self.ask(&mut running, batch).map_err(|problem| self.refuse(problem))?);
+            answers.extend(self.ask(&mut running, batch, read).map_err(|problem| self.refuse(problem))?);
         }
         // a program that has exited is restarted for the next input
         if let Some(program) = running.take()
@@ -301,12 +315,30 @@ impl TextJudge for CommandJudge {
         Ok(answers)
     }
 
-    fn finish(&self) -> Result<()> {
+    /// Closes the program's input and waits for its exit.
+    ///
+    /// # Errors
+    /// What it prints after its last answer.
+    pub(crate) fn close(&self) -> Result<()> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(mut program) = running.take() else { return Ok(()) };
         program.inputs = None; // closes its input
         let wait = last_wait(program.slowest, self.timeout);
         program.is_silent(wait).map(|_| ()).map_err(|problem| self.refuse(problem))
+    }
+}
+
+impl TextJudge for CommandJudge {
+    fn judge(&self, inputs: &[JudgeInput]) -> Result<Vec<f64>> {
+        Ok(self.answers(inputs)?.iter().map(JudgeAnswer::total).collect())
+    }
+
+    fn answers(&self, inputs: &[JudgeInput]) -> Result<Vec<JudgeAnswer>> {
+        self.ask_all(inputs, parse_answer)
+    }
+
+    fn finish(&self) -> Result<()> {
+        self.close()
     }
 }
 
@@ -506,8 +538,7 @@ mod tests {
         let of = |length: usize| lines(&format!("printf '%{}d\\n' 7", length - 1), 9);
         assert!(matches!(&of(LONGEST)[..], [ProgramLine::Answer(line)] if line.len() == LONGEST));
         assert!(matches!(&of(LONGEST + 1)[..], [ProgramLine::TooLong]));
-        let longest = ProgramLine::Answer(format!("{:>65535}", 7));
-        assert_eq!(answer(longest, &JudgeInput::default(), 1), Ok(JudgeAnswer::Whole(7.0)));
+        assert_eq!(parse_answer(&format!("{:>65535}", 7), &JudgeInput::default()), Ok(JudgeAnswer::Whole(7.0)));
     }
 
     /// Steps are of the response that is read; a wrong number of them is told with its line.

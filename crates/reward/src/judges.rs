@@ -48,6 +48,40 @@ pub fn response_text(world: &dyn Detokenize, batch: &Responses, row: usize) -> d
     Ok(turns.collect::<duel_data::Result<Vec<_>>>()?.join("\n"))
 }
 
+/// What a judge reads of a batch's row: of the response, or of prompt and response together, no more than these words, separated by
+/// whitespace.
+///
+/// # Errors
+/// Ids that the tokenizer does not know.
+pub(crate) fn judge_input(
+    world: &dyn Detokenize,
+    reads: JudgedText,
+    judged_words: usize,
+    batch: &Responses,
+    row: usize,
+) -> Result<JudgeInput> {
+    let tokens = batch.responses[row].len();
+    let text = judged_text(world, reads, batch, row, tokens)?;
+    let response = first_words(&text, judged_words).to_owned();
+    Ok(JudgeInput { prompt: world.text(&batch.prompts[row])?, response, token_ends: vec![], tokens })
+}
+
+/// What a judge would read of a response, if it had no more words than are read, and only so many tokens.
+fn judged_text(
+    world: &dyn Detokenize,
+    reads: JudgedText,
+    batch: &Responses,
+    row: usize,
+    tokens: usize,
+) -> duel_data::Result<String> {
+    let (prompt, response) = (&batch.prompts[row], &batch.responses[row]);
+    match reads {
+        JudgedText::Response if tokens < response.len() => world.text(&response[..tokens]),
+        JudgedText::Response => response_text(world, batch, row),
+        JudgedText::All => world.text(&[prompt.as_slice(), &response[..tokens]].concat()),
+    }
+}
+
 /// A text judge as a scorer of a world's responses.
 pub struct TextScorer {
     pub judge: Arc<dyn TextJudge>,
@@ -66,31 +100,22 @@ impl std::fmt::Debug for TextScorer {
 }
 
 impl TextScorer {
-    /// What the judge would read of a response, if it had no more words than are read, and only so many tokens.
-    fn text(&self, batch: &Responses, row: usize, tokens: usize) -> Result<String> {
-        let (prompt, response) = (&batch.prompts[row], &batch.responses[row]);
-        Ok(match self.reads {
-            JudgedText::Response if tokens < response.len() => self.world.text(&response[..tokens])?,
-            JudgedText::Response => response_text(self.world.as_ref(), batch, row)?,
-            JudgedText::All => self.world.text(&[prompt.as_slice(), &response[..tokens]].concat())?,
-        })
-    }
-
-    /// The characters of that, without those of which only the first bytes are there.
+    /// The characters of its first tokens, without those of which only the first bytes are there.
     fn characters(&self, batch: &Responses, row: usize, tokens: usize) -> Result<usize> {
-        Ok(self.text(batch, row, tokens)?.trim_end_matches(char::REPLACEMENT_CHARACTER).chars().count())
+        let text = judged_text(self.world.as_ref(), self.reads, batch, row, tokens)?;
+        Ok(text.trim_end_matches(char::REPLACEMENT_CHARACTER).chars().count())
     }
 
     fn input(&self, batch: &Responses, row: usize) -> Result<JudgeInput> {
-        let tokens = batch.responses[row].len();
-        let text = self.text(batch, row, tokens)?;
-        let response = first_words(&text, self.judged_words).to_owned();
-        let most = response.chars().count();
+        let input = judge_input(self.world.as_ref(), self.reads, self.judged_words, batch, row)?;
+        if !self.token_ends {
+            return Ok(input);
+        }
+        let most = input.response.chars().count();
         let end = |count| -> Result<usize> {
-            Ok(if count == tokens { most } else { self.characters(batch, row, count)?.min(most) })
+            Ok(if count == input.tokens { most } else { self.characters(batch, row, count)?.min(most) })
         };
-        let token_ends = if self.token_ends { (1..=tokens).map(end).collect::<Result<_>>()? } else { vec![] };
-        Ok(JudgeInput { prompt: self.world.text(&batch.prompts[row])?, response, token_ends, tokens })
+        Ok(JudgeInput { token_ends: (1..=input.tokens).map(end).collect::<Result<_>>()?, ..input })
     }
 
     fn inputs(&self, batch: &Responses) -> Result<Vec<JudgeInput>> {

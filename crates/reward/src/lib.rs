@@ -10,6 +10,7 @@ mod judges;
 mod learned;
 mod linear;
 mod model;
+mod pairwise;
 mod pretrained;
 mod quality;
 mod scorer;
@@ -25,6 +26,7 @@ pub use judges::{PreferenceJudge, RulesJudge, SentimentJudge, TextJudge, TextSco
 pub use learned::{LearnedReward, ModelJudge, RewardNetwork};
 pub use linear::Linear;
 pub use model::RewardModel;
+pub use pairwise::{JudgedPair, PairJudge, PairScorer, PairVerdict};
 pub use pretrained::{PretrainedReward, template_tokens};
 pub use quality::{Calibration, CalibrationBin, Quality, quality};
 pub use scorer::{ResponseLength, RewardComponent, Scorer, TokenReward, WeightedReward, weighted_parts, weighted_sum};

@@ -45,8 +45,8 @@ pub enum Error {
     NotExact { path: PathBuf, world: &'static str },
     #[error("the run `{}` has no seed {seed}", path.display())]
     NoSeed { path: PathBuf, seed: u64 },
-    #[error("`judge.command` names the folder `{}`, which has more than {files} files or {gib} GiB", path.display())]
-    JudgeFolder { path: PathBuf, files: usize, gib: u64 },
+    #[error("`{key}` names the folder `{}`, which has more than {files} files or {gib} GiB", path.display())]
+    JudgeFolder { key: &'static str, path: PathBuf, files: usize, gib: u64 },
     #[error("the terminal cannot be drawn on")]
     Screen { source: std::io::Error },
     #[error("failed to write to standard output")]
@@ -269,7 +269,7 @@ impl Error {
             Self::NotExact { .. } => Some("the grammar is the only world whose runs can be enumerated".into()),
             Self::NoSeed { .. } => Some("--seed counts from 0; `duel plan` shows a run's seeds".into()),
             Self::JudgeFolder { .. } => {
-                Some("name in it only the files that decide its answers, or start it by a script that names the folder, and write `judge.version`".into())
+                Some("name in it only the files that decide its answers, or start it by a script that names the folder, and give the judge a `version`".into())
             }
             Self::NoSuch { accepted, .. } => Some(format!("there are: {accepted}")),
             Self::Contradicted { .. } => Some("the lines above say which".into()),

@@ -1,4 +1,4 @@
-//! The files that decide what the judge answers: they are part of the key of each stage that it scores.
+//! The files that decide what the judges answer: they are part of the key of each stage in which these do.
 
 use crate::error::{Error, Result};
 use crate::sources;
@@ -8,19 +8,33 @@ use duel_spec::{Experiment, JudgeKind, WorldKind};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// Before the name of each file of the judge, among a manifest's inputs.
+/// Before the name of each file of the judge, and of the judge of pairs, among a manifest's inputs.
 const JUDGE: &str = "judge ";
+const PAIRWISE: &str = "pairwise judge ";
 /// The most files of a folder that the command names, and the most bytes that they hold together.
 const MAX_FILES: usize = 10_000;
 const MAX_BYTES: u64 = 64 << 30;
 
-/// The hashes of the program that judges and of the files and folders among its arguments, by their names there, or of the model
-/// that judges; empty where neither does. A word of an argument counts as well: `sh -c "./judge.py --strict"`, `--weights=w.bin`.
-/// Anything else is left to `judge.version`.
+/// The hashes of the files of both judges, by their names in the experiment; empty for one that is neither program nor model.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct JudgeFiles {
+    /// Of the judge that gives the gold reward.
+    pub gold: BTreeMap<String, String>,
+    /// Of the judge of pairs.
+    pub pairwise: BTreeMap<String, String>,
+}
+
+/// The files of an experiment's judges, as they are now.
 ///
 /// # Errors
 /// A file that cannot be read; a folder of too many files or bytes.
-pub fn judge_files(experiment: &Experiment) -> Result<BTreeMap<String, String>> {
+pub fn judge_files(experiment: &Experiment) -> Result<JudgeFiles> {
+    let pairwise = command_files(&experiment.evaluation.pairwise.command, "evaluation.pairwise.command")?;
+    Ok(JudgeFiles { gold: gold_files(experiment)?, pairwise })
+}
+
+/// The files of the program or of the model that gives the gold reward.
+fn gold_files(experiment: &Experiment) -> Result<BTreeMap<String, String>> {
     let judge = &experiment.judge;
     if judge.kind == JudgeKind::Model {
         return Ok(BTreeMap::from([(
@@ -31,15 +45,21 @@ pub fn judge_files(experiment: &Experiment) -> Result<BTreeMap<String, String>> 
     if experiment.world.kind == WorldKind::Grammar || judge.kind != JudgeKind::Command {
         return Ok(BTreeMap::new());
     }
+    command_files(&judge.command, "judge.command")
+}
+
+/// The hashes of a program and of the files and folders among its arguments, by their names there. A word of an argument counts as
+/// well: `sh -c "./judge.py --strict"`, `--weights=w.bin`. Anything else is left to the judge's `version`.
+fn command_files(command: &[String], key: &'static str) -> Result<BTreeMap<String, String>> {
     let words = |argument: &String| -> Vec<String> {
         let parts = argument.split(|c: char| c.is_whitespace() || "='\"".contains(c)).filter(|part| !part.is_empty());
         std::iter::once(argument.clone()).chain(parts.map(String::from)).collect()
     };
-    let program = judge.command.first().and_then(|name| Some((name.clone(), program(name)?)));
-    let named = judge.command.iter().flat_map(words).map(|word| (word.clone(), PathBuf::from(word)));
+    let program = command.first().and_then(|name| Some((name.clone(), program(name)?)));
+    let named = command.iter().flat_map(words).map(|word| (word.clone(), PathBuf::from(word)));
     let existing = program.into_iter().chain(named.filter(|(_, path)| path.is_file() || path.is_dir()));
     let hash = |path: &Path| {
-        if path.is_dir() { FolderHasher::default().hash(path) } else { Ok(duel_data::records::hash(path)?) }
+        if path.is_dir() { FolderHasher::new(key).hash(path) } else { Ok(duel_data::records::hash(path)?) }
     };
     existing.map(|(name, path)| Ok((name, hash(&path)?))).collect()
 }
@@ -55,8 +75,9 @@ fn program(name: &str) -> Option<PathBuf> {
 
 /// Hashes the files of a folder and of those in it, by their names within it. Left out are hidden files and what Python compiles,
 /// which change without a change of the judge.
-#[derive(Default)]
 struct FolderHasher {
+    /// The setting that names the folder.
+    key: &'static str,
     /// The hash of each file.
     files: BTreeMap<PathBuf, String>,
     bytes: u64,
@@ -65,6 +86,10 @@ struct FolderHasher {
 }
 
 impl FolderHasher {
+    fn new(key: &'static str) -> Self {
+        Self { key, files: BTreeMap::new(), bytes: 0, seen: BTreeSet::new() }
+    }
+
     fn hash(mut self, folder: &Path) -> Result<String> {
         self.add(folder, folder)?;
         let lines = self.files.iter().map(|(name, hash)| format!("{}\0{hash}\n", name.display()));
@@ -90,7 +115,12 @@ impl FolderHasher {
             } else if path.is_file() {
                 self.bytes += path.metadata().map_err(io("read", &path))?.len();
                 if self.files.len() >= MAX_FILES || self.bytes > MAX_BYTES {
-                    return Err(Error::JudgeFolder { path: root.into(), files: MAX_FILES, gib: MAX_BYTES >> 30 });
+                    return Err(Error::JudgeFolder {
+                        key: self.key,
+                        path: root.into(),
+                        files: MAX_FILES,
+                        gib: MAX_BYTES >> 30,
+                    });
                 }
                 let name = path.strip_prefix(root).unwrap_or(&path).to_path_buf();
                 self.files.insert(name, duel_data::records::hash(&path)?);
@@ -100,15 +130,19 @@ impl FolderHasher {
     }
 }
 
-/// A manifest's inputs for the judge's files.
-pub fn judge_inputs(files: &BTreeMap<String, String>) -> impl Iterator<Item = (String, String)> {
-    files.iter().map(|(name, hash)| (format!("{JUDGE}{name}"), hash.clone()))
+/// A manifest's inputs for the judges' files.
+pub fn judge_inputs(files: &JudgeFiles) -> impl Iterator<Item = (String, String)> {
+    let inputs = [(JUDGE, &files.gold), (PAIRWISE, &files.pairwise)].into_iter();
+    inputs.flat_map(|(prefix, files)| files.iter().map(move |(name, hash)| (format!("{prefix}{name}"), hash.clone())))
 }
 
-/// The judge's files as a manifest recorded them.
-pub fn recorded_judge(manifest: &Manifest) -> BTreeMap<String, String> {
-    let files = manifest.inputs.iter().filter_map(|(name, hash)| Some((name.strip_prefix(JUDGE)?, hash)));
-    files.map(|(name, hash)| (name.to_string(), hash.clone())).collect()
+/// The judges' files as a manifest recorded them.
+pub fn recorded_judges(manifest: &Manifest) -> JudgeFiles {
+    let recorded = |prefix: &str| {
+        let files = manifest.inputs.iter().filter_map(|(name, hash)| Some((name.strip_prefix(prefix)?, hash)));
+        files.map(|(name, hash)| (name.to_string(), hash.clone())).collect()
+    };
+    JudgeFiles { gold: recorded(JUDGE), pairwise: recorded(PAIRWISE) }
 }
 
 #[cfg(test)]
@@ -120,6 +154,16 @@ mod tests {
         assert!(program("sh").is_some_and(|path| path.is_absolute()) && program("no-such-program").is_none());
     }
 
+    /// A manifest keeps the files of both judges apart, whatever their names.
+    #[test]
+    fn a_manifest_gives_back_what_it_recorded() {
+        let files = |name: &str, hash: &str| BTreeMap::from([(name.to_string(), hash.to_string())]);
+        let both = JudgeFiles { gold: files("judge.py", "1"), pairwise: files("judge judge.py", "2") };
+        let manifest = Manifest { inputs: judge_inputs(&both).collect(), ..Manifest::default() };
+        assert_eq!(manifest.inputs.len(), 2);
+        assert_eq!(recorded_judges(&manifest), both);
+    }
+
     #[test]
     fn a_folder_is_hashed_by_the_names_and_bytes_of_its_files() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -128,7 +172,7 @@ mod tests {
             std::fs::create_dir_all(path.parent().expect("a parent")).expect("made");
             std::fs::write(path, text).expect("written");
         };
-        let hash = || FolderHasher::default().hash(folder.path()).expect("hashed");
+        let hash = || FolderHasher::new("judge.command").hash(folder.path()).expect("hashed");
         write("config.json", "{}");
         write("weights/a.bin", "1");
         let before = hash();
@@ -169,7 +213,7 @@ mod tests {
     #[test]
     fn a_folder_of_too_many_files_or_bytes_is_refused_by_name() {
         let folder = tempfile::tempdir().expect("a folder");
-        let refused = || FolderHasher::default().hash(folder.path()).expect_err("too much").to_string();
+        let refused = || FolderHasher::new("judge.command").hash(folder.path()).expect_err("too much").to_string();
         // sparse: it is refused before it is read
         let file = std::fs::File::create(folder.path().join("large")).expect("made");
         file.set_len(MAX_BYTES + 1).expect("a sparse file");

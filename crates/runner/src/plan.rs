@@ -1,7 +1,7 @@
 //! From an experiment to its stages: their dependencies, and the hash that names each.
 
 use crate::error::{Error, Result};
-use crate::judge_files::{judge_files, recorded_judge};
+use crate::judge_files::{JudgeFiles, judge_files, recorded_judges};
 use crate::sources;
 use crate::world::{self, RowFiles};
 use duel_ledger::{Manifest, PlannedStage, RunDir, RunSubset, StageId, TableSource};
@@ -103,10 +103,10 @@ impl Plan {
     /// before them as they are. `device` is part of every hash, as results depend on it.
     pub fn new(experiment: &Experiment, device: &str, cells: Vec<Cell>) -> Result<Self> {
         world::check_rules(experiment)?;
-        Self::with_judge(&judge_files(experiment)?, experiment, device, cells)
+        Self::with_judges(&judge_files(experiment)?, experiment, device, cells)
     }
 
-    /// The plan of a run, as it was: whatever has become of the judge's program since, the stages are those that it judged.
+    /// The plan of a run, as it was: whatever has become of the judges' programs since, the stages are those that they judged.
     ///
     /// # Errors
     /// An `experiment.toml` that is not the experiment that was run.
@@ -117,20 +117,16 @@ impl Plan {
         let cells = duel_ledger::cells_of(run, &experiment)?;
         let plan = match manifest.is_of_older_format() {
             true => Self::new(&experiment, &manifest.device, cells)?,
-            false => Self::with_judge(&recorded_judge(&manifest), &experiment, &manifest.device, cells)?,
+            false => Self::with_judges(&recorded_judges(&manifest), &experiment, &manifest.device, cells)?,
         };
         Ok((manifest, experiment, plan))
     }
 
-    /// As [`Self::new`], where the hashes of the judge's program and files are these.
-    fn with_judge(
-        judge: &BTreeMap<String, String>,
-        experiment: &Experiment,
-        device: &str,
-        cells: Vec<Cell>,
-    ) -> Result<Self> {
+    /// As [`Self::new`], where the hashes of the judges' programs and files are these.
+    fn with_judges(judges: &JudgeFiles, experiment: &Experiment, device: &str, cells: Vec<Cell>) -> Result<Self> {
         let mut plan = Self { stages: vec![] };
-        let world = world_settings(experiment, judge)?;
+        let world = world_settings(experiment, &judges.gold)?;
+        let evaluation = &evaluation_settings(experiment, &judges.pairwise);
         let learner = learner_settings(experiment);
         let pretrained = experiment.is_pretrained();
         let (model, rm_settings) = (model_settings(experiment)?, rm_settings(experiment)?);
@@ -165,7 +161,6 @@ impl Plan {
         for cell in cells {
             let seed = cell.seed;
             let with = |needs: &[usize]| [shared_needs.as_slice(), needs].concat();
-            let evaluation = &experiment.evaluation;
             let [sft, pairs, rm, reference] = *common.entry(seed).or_insert_with(|| {
                 let sft = json!({"device": device, "world": &world, "model": model, "learner": learner, "stages": {"sft": &experiment.stages.sft}});
                 let sft = plan.add(StageKind::Sft, seed, sft, shared_needs.clone(), None);
@@ -293,6 +288,15 @@ fn world_settings(experiment: &Experiment, judge: &BTreeMap<String, String>) -> 
     })
 }
 
+/// What a stage's key holds of the evaluation's settings: with the files of the judge of pairs, where there is one.
+fn evaluation_settings(experiment: &Experiment, pairwise: &BTreeMap<String, String>) -> Value {
+    let mut settings = json!(&experiment.evaluation);
+    if !experiment.evaluation.pairwise.is_off() {
+        settings["pairwise"]["files"] = json!(pairwise);
+    }
+    settings
+}
+
 /// The hash of a file of rows; of several, that of their hashes, in order.
 fn hash_of_rows(paths: &[PathBuf]) -> Result<String> {
     let hashes = paths.iter().map(|path| duel_data::records::hash(path)).collect::<duel_data::Result<Vec<_>>>()?;
@@ -416,5 +420,28 @@ mod tests {
             assert!(moved(&before, &judged("")).is_empty());
         }
         assert_eq!(moved(&before, &judged("version = \"2\"")).len(), before.stages.len());
+    }
+
+    /// A judge of pairs is asked where policies are evaluated: those stages alone are made again with another one.
+    #[test]
+    fn another_judge_of_pairs_is_another_evaluation() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let script = folder.path().join("pairwise.py");
+        std::fs::write(&script, "1").expect("written");
+        let judged = |pairwise: &str| {
+            plan(&format!("seeds = 1\n[world]\nkind = \"reviews\"\n{pairwise}\n[arms.dpo]\nmethod = \"dpo\"\n"))
+        };
+        let with = |more: &str| {
+            judged(&format!("[evaluation.pairwise]\ncommand = [\"python3\", \"{}\"]\n{more}", script.display()))
+        };
+        let (none, before) = (judged(""), with(""));
+        assert!(none.stages.iter().all(|stage| !stage.key.to_string().contains("pairwise")));
+        let evaluated = |stage: &&Stage| matches!(stage.kind, StageKind::Yardstick | StageKind::Cell);
+        let labels: Vec<String> = before.stages.iter().filter(evaluated).map(Stage::label).collect();
+        assert_eq!((moved(&none, &before), labels.len()), (labels.clone(), 2));
+        assert_eq!(moved(&before, &with("version = \"2\"")), labels);
+        assert!(moved(&before, &with("")).is_empty());
+        std::fs::write(&script, "2").expect("written");
+        assert_eq!(moved(&before, &with("")), labels);
     }
 }

@@ -13,11 +13,12 @@ use duel_data::{Detokenize, Encoder, Json, TextTokenizer, World};
 use duel_model::{FrozenNumbers, Pretrained, TransformerConfig};
 use duel_reward::template_tokens;
 use duel_reward::{
-    BagOfWordsPreference, CommandJudge, GrammarGold, ModelJudge, PreferenceJudge, PretrainedReward, RulesJudge, Scorer,
-    Sentiment, SentimentJudge, TextJudge, TextScorer,
+    BagOfWordsPreference, CommandJudge, GrammarGold, ModelJudge, PairScorer, PreferenceJudge, PretrainedReward,
+    RulesJudge, Scorer, Sentiment, SentimentJudge, TextJudge, TextScorer,
 };
 use duel_spec::{
-    Arm, Experiment, JudgeKind, JudgedText, ModelNumbers, RowPaths, RowsSettings, Rule, Split, TokenSpec, WorldKind,
+    Arm, Experiment, JudgeKind, JudgedText, ModelNumbers, PairwiseSettings, RowPaths, RowsSettings, Rule, Split,
+    TokenSpec, WorldKind,
 };
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -31,6 +32,8 @@ pub(crate) struct LoadedWorld {
     pub(crate) reviews: Option<Arc<ReviewsWorld>>,
     pub(crate) rows: Option<Arc<RowsWorld>>,
     pub(crate) gold: Arc<dyn Scorer>,
+    /// The judge of pairs.
+    pub(crate) pairwise: Option<Arc<PairScorer>>,
 }
 
 impl LoadedWorld {
@@ -364,7 +367,14 @@ pub(crate) fn open(experiment: &Experiment, corpus: Option<&Path>, device: &Devi
     let (Some(folder), false) = (corpus, settings.kind == WorldKind::Grammar) else {
         let grammar = Arc::new(GrammarWorld::new(settings.grammar.rho, settings.grammar.sft_rows));
         let gold = Arc::new(GrammarGold);
-        return Ok(LoadedWorld { world: grammar.clone(), grammar: Some(grammar), reviews: None, rows: None, gold });
+        return Ok(LoadedWorld {
+            world: grammar.clone(),
+            grammar: Some(grammar),
+            reviews: None,
+            rows: None,
+            gold,
+            pairwise: None,
+        });
     };
     let pretrained = pretrained(experiment)?;
     match (settings.kind, pretrained) {
@@ -374,9 +384,10 @@ pub(crate) fn open(experiment: &Experiment, corpus: Option<&Path>, device: &Devi
                 pretrained.encoder(&settings.rows)?,
                 rows_space(experiment, &pretrained),
             )?);
-            let gold =
-                gold(experiment, folder, world.clone(), experiment.judge.reads, settings.rows.judged_words, device)?;
-            Ok(LoadedWorld { world: world.clone(), grammar: None, reviews: None, rows: Some(world), gold })
+            let (reads, judged_words) = (experiment.judge.reads, settings.rows.judged_words);
+            let gold = gold(experiment, folder, world.clone(), reads, judged_words, device)?;
+            let pairwise = pair_scorer(experiment, world.clone(), reads, judged_words);
+            Ok(LoadedWorld { world: world.clone(), grammar: None, reviews: None, rows: Some(world), gold, pairwise })
         }
         (_, pretrained) => {
             let sizes_of = |pretrained: PretrainedModel| -> Result<_> {
@@ -385,8 +396,10 @@ pub(crate) fn open(experiment: &Experiment, corpus: Option<&Path>, device: &Devi
             let pretrained = pretrained.map(sizes_of).transpose()?;
             let world = Arc::new(ReviewsWorld::open(folder, reviews_sizes(experiment), pretrained)?);
             // a prefix without its rest says little
-            let gold = gold(experiment, folder, world.clone(), JudgedText::All, settings.reviews.judged_words, device)?;
-            Ok(LoadedWorld { world: world.clone(), grammar: None, reviews: Some(world), rows: None, gold })
+            let (reads, judged_words) = (JudgedText::All, settings.reviews.judged_words);
+            let gold = gold(experiment, folder, world.clone(), reads, judged_words, device)?;
+            let pairwise = pair_scorer(experiment, world.clone(), reads, judged_words);
+            Ok(LoadedWorld { world: world.clone(), grammar: None, reviews: Some(world), rows: None, gold, pairwise })
         }
     }
 }
@@ -421,6 +434,19 @@ pub(crate) fn check_rules(experiment: &Experiment) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The judge of pairs of the world's responses, which reads of each what the judge reads; its program is started when it is first asked.
+fn pair_scorer(
+    experiment: &Experiment,
+    world: Arc<dyn Detokenize>,
+    reads: JudgedText,
+    judged_words: usize,
+) -> Option<Arc<PairScorer>> {
+    let PairwiseSettings { command, timeout, batch, .. } = &experiment.evaluation.pairwise;
+    let judge = || Arc::new(CommandJudge::new(command.clone(), Duration::from_secs_f64(*timeout), *batch));
+    let scorer = || Arc::new(PairScorer { judge: judge(), world, reads, judged_words });
+    (!experiment.evaluation.pairwise.is_off()).then(scorer)
 }
 
 /// The judge as a scorer of the world's responses.

@@ -80,6 +80,14 @@ fn a_value_out_of_range_says_the_range() {
         refuses(&experiment, &[], 2, &["world.rows.date", "e.toml:2", date, "2024-07-26"]);
     }
     refuses("[judge]\nversion = \"2\"\n[arms.a]\nmethod = \"dpo\"\n", &[], 2, &["judge.version", "judge.kind"]);
+    for (setting, says) in [
+        ("command = [\"judge\"]", ["evaluation.pairwise.command", "world.kind = \"grammar\"", "exactly, by gold"]),
+        ("version = \"2\"", ["evaluation.pairwise.version", "evaluation.pairwise.command = []", "leave this out"]),
+        ("prompts = 64", ["evaluation.pairwise.prompts", "evaluation.pairwise.command = []", "leave this out"]),
+        ("batch = 0", ["evaluation.pairwise.batch", "e.toml:2", "an integer from 1"]),
+    ] {
+        refuses(&format!("[evaluation.pairwise]\n{setting}\n[arms.a]\nmethod = \"dpo\"\n"), &[], 2, &says);
+    }
 }
 
 #[test]

@@ -91,6 +91,17 @@ fn three_commands_make_a_page() {
     let command = "judge.command=[\"python3\", \"judge.py\"]";
     page(folder, "mine/experiment.toml", &["name=\"asked\"", "judge.kind=\"command\"", command]);
     the_judge_scores_steps_and_tokens(folder);
+    // A judge of pairs that always prefers what it reads first: the order decides all.
+    let program = "import sys\nfor line in sys.stdin:\n    print('{\"preferred\": \"a\"}', flush=True)\n";
+    std::fs::write(folder.join("pairwise.py"), program).unwrap();
+    let pairwise = "evaluation.pairwise.command=[\"python3\", \"pairwise.py\"]";
+    let html = page(folder, "mine/experiment.toml", &["name=\"paired\"", "evaluation.pairwise.prompts=4", pairwise]);
+    assert!(html.contains("<h3>The judge of pairs</h3>") && html.contains("python3 pairwise.py"));
+    let table = std::fs::read_to_string(folder.join("runs/paired/report/tables/pairwise-judge.csv")).unwrap();
+    let rows: Vec<Vec<&str>> = table.lines().skip(1).map(|line| line.split(',').collect()).collect();
+    assert!(rows.len() >= 3 && rows.iter().all(|row| row[3] == "0.500" && row[7..] == ["1.000", "1.000"]), "{table}");
+    let manifest = std::fs::read_to_string(folder.join("runs/paired/manifest.json")).unwrap();
+    assert!(manifest.contains("pairwise judge pairwise.py"), "{manifest}");
     let rules = "judge.rules=[{ rule = \"kyeword\" }]";
     let says = ["judge.rules", "unknown variant `kyeword`"];
     refused(folder, &["plan", "mine/experiment.toml", "--set", rules], 2, &says);

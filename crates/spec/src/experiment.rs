@@ -2,6 +2,7 @@
 
 use crate::arm::{Arm, Cell};
 use crate::claim::Claim;
+use crate::defaults::typed_default;
 use crate::learner::{LearnerSettings, ModelShape};
 use crate::search::{Trial, TuningSettings};
 use crate::stages::Stages;
@@ -37,6 +38,38 @@ pub struct EvaluationSettings {
     pub best_of: usize,
     pub curve_points: usize,
     pub completions: usize,
+    // left out where there is none, so that the keys of stages without it are unchanged
+    #[serde(default, skip_serializing_if = "PairwiseSettings::is_off")]
+    pub pairwise: PairwiseSettings,
+}
+
+/// A judge of pairs, which compares finished policies with the reference.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PairwiseSettings {
+    /// Program and arguments; empty for no such judge.
+    pub command: Vec<String>,
+    /// Test prompts, at most.
+    pub prompts: usize,
+    /// Seconds for a batch.
+    pub timeout: f64,
+    /// Lines written before the answers are read.
+    pub batch: usize,
+    pub version: String,
+}
+
+impl Default for PairwiseSettings {
+    /// The values in `defaults.toml`.
+    fn default() -> Self {
+        typed_default(&["evaluation", "pairwise"])
+    }
+}
+
+impl PairwiseSettings {
+    /// Whether there is no such judge.
+    pub fn is_off(&self) -> bool {
+        self.command.is_empty()
+    }
 }
 
 /// What `duel run --executor slurm` requests for each stage.

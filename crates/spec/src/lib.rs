@@ -39,7 +39,7 @@ pub use columns::ColumnRole;
 pub use defaults::defaults_text;
 pub use document::{Document, Origin};
 pub use error::{Error, Result};
-pub use experiment::{EvaluationSettings, Experiment, SlurmSettings};
+pub use experiment::{EvaluationSettings, Experiment, PairwiseSettings, SlurmSettings};
 pub use ids::FORMAT_VERSION;
 pub use learner::{LearnerSettings, ModelNumbers, ModelShape, OptimizerKind, Schedule};
 pub use loss_mask::LossMask;

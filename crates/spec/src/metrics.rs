@@ -148,6 +148,13 @@ catalogue! {
     KL_K1 = "kl_k1", "nats", "sampled log-ratio, a cross-check of the Rao-Blackwell estimate";
     WIN_RATE = "win_rate", "share", "probability that the policy's response has more gold than the reference's, ties half";
     TIE_RATE = "tie_rate", "share", "probability of equal gold";
+    PAIRWISE_WIN_RATE = "pairwise_win_rate", "share", "how often the judge of pairs prefers the policy's response to the reference's, ties half: mean over pairs, each shown in both orders; test prompts, finished policies";
+    PAIRWISE_WIN_RATE_SE = "pairwise_win_rate_se", "share", "standard error of pairwise_win_rate over its pairs, one for each prompt";
+    PAIRWISE_GOLD_WIN_RATE = "pairwise_gold_win_rate", "share", "win_rate of the same pairs: by gold";
+    PAIRWISE_TIE_RATE = "pairwise_tie_rate", "share", "answers of the judge of pairs, two for each pair, in which neither response is better";
+    PAIRWISE_ORDER_DECIDES = "pairwise_order_decides", "share", "pairs of which the judge prefers one response in one order and the other in the other";
+    PAIRWISE_FIRST_RATE = "pairwise_first_rate", "share", "answers that prefer the response shown first, ties half: ½ without position bias";
+    PAIRWISE_GOLD_AGREEMENT = "pairwise_gold_agreement", "share", "of the pairs whose gold differs, those in which the judge, over both orders, prefers the one with more gold; undecided ones half";
     LENGTH = "length", "tokens", "mean counted tokens of a response, EOS included";
     ENTROPY = "entropy", "nats", "entropy of the policy per response";
     TRAP_MASS = "trap_mass", "share", "probability of a response with two or more x (grammar)";

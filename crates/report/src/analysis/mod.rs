@@ -1,5 +1,6 @@
 //! The numbers of a report: what is measured, compared and judged. Knows neither charts nor pages.
 
+pub(crate) mod bradley_terry;
 pub(crate) mod calibration;
 #[cfg(test)]
 mod claim_edge_cases;
@@ -10,7 +11,10 @@ pub(crate) mod finding;
 pub(crate) mod frontier;
 #[cfg(test)]
 pub(crate) mod hand_made_run;
+pub(crate) mod head_to_head;
 pub(crate) mod idle;
+pub(crate) mod length_control;
+pub(crate) mod logistic;
 pub(crate) mod merged_parts;
 #[cfg(test)]
 mod missing_cells;

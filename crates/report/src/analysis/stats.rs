@@ -201,13 +201,32 @@ pub fn prompt_bootstrap(by_seed: &[Vec<f64>], level: f64, draws: usize) -> Optio
     }
     let of_prompt = |p: usize| mean(&by_seed.iter().map(|values| values[p]).collect::<Vec<_>>());
     let of_prompts: Vec<f64> = (0..prompts).map(of_prompt).collect();
+    let resampled_mean =
+        |resampled: &[usize]| vec![resampled.iter().map(|&p| of_prompts[p]).sum::<f64>() / prompts as f64];
+    bootstrap(prompts, level, draws, resampled_mean)?.first().copied()
+}
+
+/// The intervals of some statistics of prompts between quantiles over resamples of the prompts, given by their indices: Efron &
+/// Tibshirani 1993, §13.3. `None` for fewer than two prompts, and where there is no draw.
+pub fn bootstrap(
+    prompts: usize,
+    level: f64,
+    draws: usize,
+    statistics: impl Fn(&[usize]) -> Vec<f64>,
+) -> Option<Vec<[f64; 2]>> {
+    if prompts < 2 || draws == 0 {
+        return None;
+    }
     let mut rng = seeds::stream(0, Stream::PromptBootstrap, 0);
-    let mut resampled_mean =
-        || (0..prompts).map(|_| of_prompts[rng.random_range(0..prompts)]).sum::<f64>() / prompts as f64;
-    let mut means: Vec<f64> = (0..draws).map(|_| resampled_mean()).collect();
-    means.sort_by(f64::total_cmp);
-    let quantile = |share: f64| means[((draws - 1) as f64 * share).round() as usize];
-    Some([quantile((1.0 - level) / 2.0), quantile(0.5 + level / 2.0)])
+    let mut resampled = || statistics(&(0..prompts).map(|_| rng.random_range(0..prompts)).collect::<Vec<usize>>());
+    let values: Vec<Vec<f64>> = (0..draws).map(|_| resampled()).collect(); // [draws][statistics]
+    let interval = |index: usize| {
+        let mut sorted: Vec<f64> = values.iter().map(|statistics| statistics[index]).collect();
+        sorted.sort_by(f64::total_cmp);
+        let quantile = |share: f64| sorted[((draws - 1) as f64 * share).round() as usize];
+        [quantile((1.0 - level) / 2.0), quantile(0.5 + level / 2.0)]
+    };
+    Some((0..values[0].len()).map(interval).collect())
 }
 
 /// How the spreads of two paired lists compare.

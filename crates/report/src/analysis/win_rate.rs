@@ -51,13 +51,15 @@ fn chances(a: &PromptOutcomes, b: &PromptOutcomes) -> [f64; 2] {
     [wins, ties]
 }
 
+/// Probability that a draw of the first wins against one of the second, ties half, and that there are both draws.
+pub(crate) fn win_and_mass(a: &PromptOutcomes, b: &PromptOutcomes) -> [f64; 2] {
+    let mass = |distribution: &PromptOutcomes| distribution.iter().map(|x| x.2).sum::<f64>();
+    let [wins, ties] = chances(a, b);
+    [wins + ties / 2.0, mass(a) * mass(b)]
+}
+
 /// Win rate of the first on a prompt, ties half, among draws of any length or of equal length; `None` where none can be drawn.
 fn win_rate(a: &PromptOutcomes, b: &PromptOutcomes, equal_length: bool) -> Option<f64> {
-    let mass = |distribution: &PromptOutcomes| distribution.iter().map(|x| x.2).sum::<f64>();
-    let won_of_all = |a: &PromptOutcomes, b: &PromptOutcomes| {
-        let [wins, ties] = chances(a, b);
-        [wins + ties / 2.0, mass(a) * mass(b)]
-    };
     let [won, all] = if equal_length {
         let mut lengths: Vec<u32> = a.iter().map(|x| x.1).collect();
         lengths.sort_unstable();
@@ -66,18 +68,23 @@ fn win_rate(a: &PromptOutcomes, b: &PromptOutcomes, equal_length: bool) -> Optio
             distribution.iter().filter(|x| x.1 == length).copied().collect::<PromptOutcomes>()
         };
         lengths.into_iter().fold([0.0; 2], |sum, length| {
-            let [won, all] = won_of_all(&with_length(a, length), &with_length(b, length));
+            let [won, all] = win_and_mass(&with_length(a, length), &with_length(b, length));
             [sum[0] + won, sum[1] + all]
         })
     } else {
-        won_of_all(a, b)
+        win_and_mass(a, b)
     };
     (all > 0.0).then(|| won / all)
 }
 
-/// Win rates by prompt.
+/// Win rates by prompt, of those that have one.
 pub(crate) fn by_prompt(a: &[PromptOutcomes], b: &[PromptOutcomes], equal_length: bool) -> Vec<f64> {
     a.iter().zip(b).filter_map(|(a, b)| win_rate(a, b, equal_length)).collect()
+}
+
+/// Win rates of every prompt; `None` where a policy has no response.
+pub(crate) fn of_prompts(a: &[PromptOutcomes], b: &[PromptOutcomes]) -> Vec<Option<f64>> {
+    a.iter().zip(b).map(|(a, b)| win_rate(a, b, false)).collect()
 }
 
 /// The interval of win rates over prompts: Wilson's where every prompt has one pair and hardly any ties, else by resampling prompts
@@ -97,7 +104,7 @@ pub(crate) fn prompt_interval(rates: &[Vec<f64>]) -> Option<[f64; 2]> {
 const FEW_TIES: f64 = 0.98;
 
 /// Draws of the bootstrap (docs/verdicts.md, Win rates).
-const RESAMPLES: usize = 2000;
+pub(crate) const RESAMPLES: usize = 2000;
 
 #[cfg(test)]
 mod tests {

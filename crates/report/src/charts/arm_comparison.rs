@@ -1,15 +1,16 @@
 //! Figures of the arms against each other at one KL.
 
 use crate::analysis::frontier::{common_kl, gain_at};
+use crate::analysis::head_to_head::HeadToHead;
 use crate::analysis::run::Run;
-use crate::analysis::stats::{Estimate, mean};
-use crate::analysis::win_rate;
+use crate::analysis::stats::Estimate;
 use crate::charts::figure::{PANEL, WIDE, arm_color};
 use crate::charts::heatmap::Heatmap;
 use crate::charts::marks::{MarkStyle, Series};
 use crate::charts::plot::Plot;
+use crate::charts::theme::MUTED;
 use crate::format::{fixed, nats};
-use duel_spec::{REFERENCE, WorldKind};
+use duel_spec::REFERENCE;
 
 /// The gain at one KL, one row per arm: seeds, mean and interval.
 pub(crate) fn stability(run: &Run) -> Option<Plot> {
@@ -49,41 +50,39 @@ pub(crate) fn stability(run: &Run) -> Option<Plot> {
     has_data.then_some(Plot { y_categories: labels, ..plot })
 }
 
-/// Win rates between all arms and the reference at one KL; mixtures of finished policies.
-pub(crate) fn win_rates(run: &Run) -> Option<Heatmap> {
-    if run.outcomes.is_empty() {
-        return None;
+/// Bradley-Terry strengths of the arms over the reference at one KL, the strongest on top: means and intervals.
+pub(crate) fn strength_forest(run: &Run, policies: &HeadToHead) -> Option<Plot> {
+    let strengths = policies.strengths();
+    let (mut series, mut labels) = (vec![], vec![]);
+    for (row, (arm, strength)) in strengths.iter().enumerate() {
+        let (name, y, mean) = (policies.names[*arm].to_uppercase(), row as f64, strength.estimate.mean);
+        let color = arm_color(run, policies.names[*arm]);
+        if let Some([low, high]) = strength.interval {
+            series.push(
+                Series::new(MarkStyle::Whiskers { width: 2.5 }, color, vec![(low, y), (high, y)])
+                    .described(format!("{name}, interval")),
+            );
+        }
+        series.push(
+            Series::new(MarkStyle::Rings { radius: 6.0 }, color, vec![(mean, y)]).described(format!("{name}, mean")),
+        );
+        // what has no place on the axis
+        labels.push(if mean.is_finite() { name } else { format!("{name} ({})", fixed(mean, 0)) });
     }
-    let kl = common_kl(run);
-    let names: Vec<&str> = run.arms().into_iter().chain([REFERENCE]).collect();
-    let seeds = run.experiment.seed_list();
-    let outcomes: Vec<Vec<Option<Vec<win_rate::PromptOutcomes>>>> =
-        names.iter().map(|arm| seeds.iter().map(|&seed| win_rate::outcomes_at(run, arm, seed, kl)).collect()).collect();
-    let rates = |a: usize, b: usize| -> Vec<Vec<f64>> {
-        let pairs = outcomes[a].iter().zip(&outcomes[b]);
-        pairs
-            .filter_map(|(a, b)| Some(win_rate::by_prompt(a.as_ref()?, b.as_ref()?, false)))
-            .filter(|r| !r.is_empty())
-            .collect()
-    };
-    let cell = |a: usize, b: usize| -> (Option<f64>, String) {
-        if a == b {
-            return (None, "–".into());
-        }
-        let rates = rates(a, b);
-        let means: Vec<f64> = rates.iter().map(|of_prompts| mean(of_prompts)).collect();
-        match Estimate::of(&means) {
-            // one seed: the interval is over prompts, where they are a sample
-            Some(Estimate { mean, half_width: None, .. }) => {
-                let is_sample = run.experiment.world.kind != WorldKind::Grammar;
-                let interval = win_rate::prompt_interval(&rates).filter(|_| is_sample);
-                let interval =
-                    interval.map_or(String::new(), |[low, high]| format!(" [{}, {}]", fixed(low, 2), fixed(high, 2)));
-                (Some(mean), format!("{}{interval}", fixed(mean, 2)))
-            }
-            Some(estimate) => (Some(estimate.mean), format!("{estimate:.2}")),
-            None => (None, "–".into()),
-        }
+    let rows = labels.len();
+    let reference = vec![(0.0, -0.5), (0.0, rows as f64 - 0.5)];
+    series.push(Series::new(MarkStyle::Dashed { width: 1.5 }, MUTED, reference).described("the reference"));
+    let x_name = format!("log-odds of a win over the reference at {}", nats(policies.kl));
+    let plot = Plot::new((PANEL.0, 90 + 34 * rows as u32), x_name, "", series);
+    (rows > 0).then_some(Plot { y_categories: labels, ..plot })
+}
+
+/// Win rates between all arms and the reference at one KL; mixtures of finished policies.
+pub(crate) fn win_rates(policies: &HeadToHead) -> Heatmap {
+    let names = &policies.names;
+    let cell = |a: usize, b: usize| match policies.win_rate(a, b, false).filter(|_| a != b) {
+        Some(rate) => (Some(rate.estimate.mean), rate.to_string()),
+        None => (None, "–".into()),
     };
     let cells: Vec<Vec<(Option<f64>, String)>> =
         (0..names.len()).map(|a| (0..names.len()).map(|b| cell(a, b)).collect()).collect();
@@ -92,5 +91,5 @@ pub(crate) fn win_rates(run: &Run) -> Option<Heatmap> {
     let size = (width.clamp(PANEL.0, WIDE.0), 50 + 40 * names.len() as u32);
     let names =
         names.iter().map(|name| if *name == REFERENCE { "reference".into() } else { name.to_uppercase() }).collect();
-    Some(Heatmap { size, names, shares, labels })
+    Heatmap { size, names, shares, labels }
 }

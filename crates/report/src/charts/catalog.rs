@@ -1,10 +1,11 @@
 //! The list of a run's figures. A new one is drawn by a function of its group's file and listed here.
 
 use crate::analysis::costs::Clock;
+use crate::analysis::head_to_head::HeadToHead;
 use crate::analysis::merged_parts::can_compare_costs;
 use crate::analysis::run::Run;
 use crate::analysis::tuning::TuningResults;
-use crate::charts::arm_comparison::{stability, win_rates};
+use crate::charts::arm_comparison::{stability, strength_forest, win_rates};
 use crate::charts::cost_charts::{cost_bars, cost_to_target_plot};
 use crate::charts::figure::{Figure, NARROW, WIDE};
 use crate::charts::output::AnyChart;
@@ -60,7 +61,7 @@ fn frontiers_and_curves(run: &Run) -> Vec<Figure> {
     frontiers.into_iter().chain(CLOCKS.map(curve)).collect()
 }
 
-/// The arms against each other: costs, costs to a target, win rates, gains.
+/// The arms against each other: costs, costs to a target, win rates and strengths, gains.
 fn comparisons(run: &Run) -> Vec<Figure> {
     let bars = cost_bars(run).into_iter().map(|(name, bars)| Figure {
         name: format!("cost-{name}"),
@@ -76,11 +77,18 @@ fn comparisons(run: &Run) -> Vec<Figure> {
             chart: AnyChart::Plot(cost_to_target_plot(run, label, *clock)?),
         })
     });
-    let wins = win_rates(run).map(|heatmap| Figure {
+    let policies = HeadToHead::at_common_kl(run);
+    let wins = policies.as_ref().map(|policies| Figure {
         name: "win-rates".into(),
         group: "wins",
         alt: "Win rate of every arm against every other".into(),
-        chart: AnyChart::Heatmap(heatmap),
+        chart: AnyChart::Heatmap(win_rates(policies)),
+    });
+    let strengths = policies.and_then(|policies| strength_forest(run, &policies)).map(|plot| Figure {
+        name: "strengths".into(),
+        group: "strength",
+        alt: "Bradley-Terry strength of every arm over the reference".into(),
+        chart: AnyChart::Plot(plot),
     });
     let gains = stability(run).map(|plot| Figure {
         name: "stability".into(),
@@ -88,7 +96,7 @@ fn comparisons(run: &Run) -> Vec<Figure> {
         alt: "The gain at equal KL by seed, for every arm".into(),
         chart: AnyChart::Plot(plot),
     });
-    bars.chain(to_target).chain(wins).chain(gains).collect()
+    bars.chain(to_target).chain(wins).chain(strengths).chain(gains).collect()
 }
 
 /// Group, name, alternative text, and plot.

@@ -105,6 +105,7 @@ fn experiment_context(run: &Run) -> Value {
         judge => judge(&run.experiment),
         judge_model => judge_settings.model.clone(),
         judge_command => judge_settings.command.join(" "),
+        pairwise_command => run.experiment.evaluation.pairwise.command.join(" "),
         judged_words => world.reviews.judged_words,
         preface => world.reviews.preface.trim_end(),
         rm_from => stages.rm.from.clone(),

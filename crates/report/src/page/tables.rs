@@ -3,6 +3,8 @@
 use crate::analysis::calibration::pooled;
 use crate::analysis::costs::arm_costs;
 use crate::analysis::frontier;
+use crate::analysis::head_to_head::{HeadToHead, SeedEstimate};
+use crate::analysis::logistic::sigmoid;
 use crate::analysis::over_optimization::{self, OverOptimization};
 use crate::analysis::points::MeasuredPoint;
 use crate::analysis::run::Run;
@@ -26,6 +28,11 @@ pub(crate) struct ReportTables {
     pub(crate) validation: TextTable,
     pub(crate) drops: TextTable,
     pub(crate) matched: TextTable,
+    /// Every two policies at one KL, as they are and with length controlled.
+    pub(crate) pairs: TextTable,
+    pub(crate) strengths: TextTable,
+    /// What the judge of pairs says, and how far it can be relied on; empty without one.
+    pub(crate) pairwise: TextTable,
     pub(crate) costs: TextTable,
     pub(crate) stages: TextTable,
     pub(crate) calibration: TextTable,
@@ -38,11 +45,15 @@ pub(crate) struct ReportTables {
 /// Writes `<name>.csv`, `.md` and `.tex` of every table.
 pub(crate) fn write(run: &Run, tuning: &TuningResults, judged: &[ClaimResult], folder: &Path) -> Result<ReportTables> {
     let [test, validation] = both_points(run);
+    let policies = HeadToHead::at_common_kl(run);
     let tables = ReportTables {
         points: test,
         validation,
         drops: drops(run),
         matched: matched(run),
+        pairs: policy_pairs(policies.as_ref()),
+        strengths: strengths(policies.as_ref()),
+        pairwise: pairwise(run),
         costs: costs(run),
         stages: stages(run),
         calibration: calibration(run),
@@ -50,17 +61,18 @@ pub(crate) fn write(run: &Run, tuning: &TuningResults, judged: &[ClaimResult], f
         verdicts: verdicts(judged),
         parts: parts(run),
     };
-    let ReportTables { points, validation, drops, matched, costs, stages, calibration, tuning, verdicts, parts } =
-        &tables;
-    let parts = run.manifest.is_merged().then_some(parts);
-    let tuning = run.experiment.is_tuned().then_some(tuning);
-    let verdicts = (!judged.is_empty()).then_some(verdicts);
-    for table in [points, validation, drops, matched, costs, stages, calibration]
-        .into_iter()
-        .chain(tuning)
-        .chain(verdicts)
-        .chain(parts)
-    {
+    let always = [&tables.points, &tables.validation, &tables.drops, &tables.matched, &tables.costs, &tables.stages];
+    let present = |table, is_present: bool| is_present.then_some(table);
+    let others = [
+        present(&tables.calibration, true),
+        present(&tables.pairs, policies.is_some()),
+        present(&tables.strengths, policies.is_some()),
+        present(&tables.pairwise, !tables.pairwise.rows.is_empty()),
+        present(&tables.tuning, run.experiment.is_tuned()),
+        present(&tables.verdicts, !judged.is_empty()),
+        present(&tables.parts, run.manifest.is_merged()),
+    ];
+    for table in always.into_iter().chain(others.into_iter().flatten()) {
         let path = |ending: &str| folder.join(format!("{}.{ending}", table.name));
         duel_ledger::write_atomically(&path("csv"), csv(&table.head, &table.rows)?.as_bytes())?;
         duel_ledger::write_atomically(&path("md"), markdown(table).as_bytes())?;
@@ -174,6 +186,76 @@ fn matched(run: &Run) -> TextTable {
         })
         .collect();
     TextTable { name: "equal-kl", head, rows }
+}
+
+/// An estimate, or a dash.
+fn or_dash(estimate: Option<SeedEstimate>, places: usize) -> String {
+    estimate.map_or("–".into(), |estimate| format!("{estimate:.places$}"))
+}
+
+/// Every two policies at the KL of the charts: win rates among all responses, among those of equal length, and with length controlled.
+fn policy_pairs(policies: Option<&HeadToHead>) -> TextTable {
+    let head = ["first", "second", "seeds", "win rate", "at equal length", "length-controlled", "tokens longer"];
+    let rows = policies.map_or(vec![], |policies| {
+        let (names, difficulties) = (&policies.names, policies.difficulties());
+        let row = |(a, b): (usize, usize)| {
+            let rate = policies.win_rate(a, b, false)?;
+            Some(vec![
+                names[a].to_string(),
+                names[b].to_string(),
+                rate.estimate.n.to_string(),
+                or_dash(Some(rate), 3),
+                or_dash(policies.win_rate(a, b, true), 3),
+                or_dash(policies.length_controlled(a, b, &difficulties), 3),
+                or_dash(policies.length_difference(a, b), 2),
+            ])
+        };
+        (0..names.len()).flat_map(|a| (a + 1..names.len()).map(move |b| (a, b))).filter_map(row).collect()
+    });
+    TextTable { name: "win-rates", head: head.map(String::from).to_vec(), rows }
+}
+
+/// The arms' Bradley-Terry strengths at the same KL, the strongest first.
+fn strengths(policies: Option<&HeadToHead>) -> TextTable {
+    let head = ["arm", "seeds", "strength, log-odds", "win rate against the reference by its strength", "as measured"];
+    let rows = policies.map_or(vec![], |policies| {
+        let reference = policies.names.len() - 1;
+        let row = |(arm, strength): (usize, SeedEstimate)| {
+            vec![
+                policies.names[arm].to_string(),
+                strength.estimate.n.to_string(),
+                or_dash(Some(strength), 2),
+                fixed(sigmoid(strength.estimate.mean), 3),
+                or_dash(policies.win_rate(arm, reference, false), 3),
+            ]
+        };
+        policies.strengths().into_iter().map(row).collect()
+    });
+    TextTable { name: "bradley-terry", head: head.map(String::from).to_vec(), rows }
+}
+
+/// The judge of pairs on the finished policies of every point that it compared with the reference.
+fn pairwise(run: &Run) -> TextTable {
+    let columns: [(&str, Metric); 6] = [
+        ("win rate by the judge", metrics::PAIRWISE_WIN_RATE),
+        ("by gold, same pairs", metrics::PAIRWISE_GOLD_WIN_RATE),
+        ("agrees with gold", metrics::PAIRWISE_GOLD_AGREEMENT),
+        ("ties", metrics::PAIRWISE_TIE_RATE),
+        ("order decides", metrics::PAIRWISE_ORDER_DECIDES),
+        ("first shown is preferred", metrics::PAIRWISE_FIRST_RATE),
+    ];
+    let row = |p: &MeasuredPoint| {
+        let seeds = p.final_test(metrics::PAIRWISE_WIN_RATE).len();
+        let mut row = vec![p.arm.clone(), p.label.clone(), seeds.to_string()];
+        row.extend(columns.iter().map(|(_, metric)| estimate(&p.final_test(*metric), 3)));
+        (seeds > 0).then_some(row)
+    };
+    let arms = run.arms();
+    TextTable {
+        name: "pairwise-judge",
+        head: ["arm", "point", "seeds"].into_iter().chain(columns.map(|c| c.0)).map(String::from).collect(),
+        rows: arms.iter().flat_map(|a| run.points_of(a)).chain(run.reference()).filter_map(row).collect(),
+    }
 }
 
 /// The verdicts, one row per test.

@@ -223,21 +223,25 @@ impl<'a> NaiveReport<'a> {
         )
     }
 
+    /// Responses of the mixture of finished policies of an arm at a KL, or of the reference: prompt, gold, tokens, probability.
+    pub(super) fn responses(&self, arm: &str, seed: u64, kl: f64) -> Option<Vec<(u32, f64, u32, f64)>> {
+        let mixture = match arm {
+            "reference" => vec![(self.reference(seed), 1.0)],
+            _ => self.around(&self.frontier(arm, seed, true), self.read_on, kl)?.to_vec(),
+        };
+        let mut responses = vec![];
+        for (policy, weight) in mixture {
+            let is_policy = |o: &&Outcomes| (&*o.arm, &*o.point, o.seed) == (&*policy.0, &*policy.1, seed);
+            let outcomes = self.simulated.outcomes.iter().find(is_policy).expect("outcomes");
+            responses
+                .extend(outcomes.all.iter().map(|o| (o.prompt, o.gold_reward, o.tokens, f64::from(o.share) * weight)));
+        }
+        Some(responses)
+    }
+
     /// Probability that a draw of the mixture of finished policies of one arm has more gold than one of the other's, ties half, by prompt.
     pub(super) fn win_rate(&self, seed: u64, kl: f64, at_length: bool) -> Option<f64> {
-        let distribution = |arm: &str| -> Option<Vec<(u32, f64, u32, f64)>> {
-            let mixture = self.around(&self.frontier(arm, seed, true), self.read_on, kl)?;
-            let mut distribution = vec![];
-            for (policy, weight) in mixture {
-                let is_policy = |o: &&Outcomes| (&*o.arm, &*o.point, o.seed) == (&*policy.0, &*policy.1, seed);
-                let outcomes = self.simulated.outcomes.iter().find(is_policy).expect("outcomes");
-                distribution.extend(
-                    outcomes.all.iter().map(|o| (o.prompt, o.gold_reward, o.tokens, f64::from(o.share) * weight)),
-                );
-            }
-            Some(distribution)
-        };
-        let (a, b) = (distribution("p")?, distribution("d")?);
+        let (a, b) = (self.responses("p", seed, kl)?, self.responses("d", seed, kl)?);
         let mut rates = vec![];
         for prompt in 0..3 {
             let (mut won, mut all) = (0.0, 0.0);

@@ -5,4 +5,5 @@
 mod charts;
 mod definitions;
 mod numbers;
+mod preferences;
 mod simulation;

@@ -2,7 +2,7 @@
 
 use crate::commands::args::OutputFormat;
 use crate::error::{Error, Result};
-use crate::judge_files::{judge_files, recorded_judge};
+use crate::judge_files::{judge_files, recorded_judges};
 use crate::plan::{Plan, Stage, StageKind};
 use crate::stages::{StageContext, learned_reward};
 use crate::terminal::{is_colored, print_styled, warn};
@@ -79,7 +79,8 @@ fn responses(args: &SampleArgs) -> Result<Vec<SampledResponse>> {
     let (manifest, experiment, plan) = Plan::of_run(&args.run)?;
     let (report, run) = (Run::read(&args.run)?, RunDir::open(&args.run)?);
     warn(&report.notes());
-    if args.judge && !manifest.is_of_older_format() && judge_files(&experiment)? != recorded_judge(&manifest) {
+    if args.judge && !manifest.is_of_older_format() && judge_files(&experiment)?.gold != recorded_judges(&manifest).gold
+    {
         warn(&["the judge's program has changed since the run: gold is scored by the present one".into()]);
     }
     let seed = args.seed.unwrap_or(experiment.seed);

@@ -11,7 +11,7 @@ use duel_data::World;
 use duel_data::pairs::PreferenceRow;
 use duel_ledger::{RunDir, StageDir, StageRecorder};
 use duel_model::{FrozenNumbers, Policy, ResponseReader, TransformerConfig, peft, weights};
-use duel_reward::{PretrainedReward, Scorer};
+use duel_reward::{PairScorer, PretrainedReward, Scorer};
 use duel_spec::seeds::{self};
 use duel_spec::{ArmPoint, Clocks, Experiment};
 use duel_training::{BestCheckpoint, Learner, Method, TrainContext, TrainSchedule, train};
@@ -31,6 +31,7 @@ pub struct StageContext<'a> {
     models: ModelCache,
     /// Judges that the stage may have started.
     judges: RefCell<Vec<Arc<dyn Scorer>>>,
+    pair_judges: RefCell<Vec<Arc<PairScorer>>>,
 }
 
 /// Models that several parts of a stage share: one copy in memory, under any number of adapters.
@@ -61,7 +62,8 @@ impl<'a> StageContext<'a> {
         device: Device,
         stop: &'a AtomicBool,
     ) -> Self {
-        Self { experiment, plan, stage, run, device, stop, models: ModelCache::default(), judges: RefCell::default() }
+        let (models, judges, pair_judges) = (ModelCache::default(), RefCell::default(), RefCell::default());
+        Self { experiment, plan, stage, run, device, stop, models, judges, pair_judges }
     }
 }
 
@@ -85,12 +87,14 @@ impl StageContext<'_> {
         let corpus = self.plan.needed(self.stage, StageKind::Corpus).map(|corpus| self.folder(corpus)).transpose()?;
         let loaded = world::open(self.experiment, corpus.as_ref().map(StageDir::path), &self.device)?;
         self.judges.borrow_mut().push(loaded.gold.clone());
+        self.pair_judges.borrow_mut().extend(loaded.pairwise.clone());
         Ok(loaded)
     }
 
     /// Ends the judges that the stage may have started.
     pub fn finish_judges(&self) -> Result<()> {
-        Ok(self.judges.borrow().iter().try_for_each(|gold| gold.finish())?)
+        self.judges.borrow().iter().try_for_each(|gold| gold.finish())?;
+        Ok(self.pair_judges.borrow().iter().try_for_each(|judge| judge.finish())?)
     }
 
     /// The shape of the experiment's model.
@@ -288,9 +292,11 @@ pub(super) fn check_unpaired(experiment: &Experiment, rows: &[PreferenceRow]) ->
 mod tests {
     use super::super::testing::{PlannedRun, pretrained_run, tiny_policies};
     use super::*;
+    use duel_data::Detokenize;
     use duel_data::grammar::GrammarWorld;
     use duel_model::Responses;
-    use duel_spec::Split;
+    use duel_reward::{JudgedPair, PairJudge};
+    use duel_spec::{JudgedText, Split};
 
     /// A judge that has noticed too late that its scores were wrong.
     struct WrongScores;
@@ -305,6 +311,24 @@ mod tests {
         }
     }
 
+    impl PairJudge for WrongScores {
+        fn prefer(&self, pairs: &[JudgedPair]) -> duel_reward::Result<Vec<f64>> {
+            Ok(vec![0.5; pairs.len()])
+        }
+
+        fn finish(&self) -> duel_reward::Result<()> {
+            Scorer::finish(self)
+        }
+    }
+
+    struct NoText;
+
+    impl Detokenize for NoText {
+        fn text(&self, _: &[u32]) -> duel_data::Result<String> {
+            Ok(String::new())
+        }
+    }
+
     #[test]
     fn a_stage_fails_with_what_its_judge_says_at_the_end() {
         let run = PlannedRun::new("[arms.a]\nmethod = \"dpo\"\n");
@@ -313,6 +337,12 @@ mod tests {
         context.judges.borrow_mut().push(Arc::new(WrongScores));
         let error = context.finish_judges().expect_err("wrong scores");
         assert!(error.to_string().contains("a line too many"), "{error}");
+        // and so with what the judge of pairs says
+        let context = run.context(run.stage(StageKind::Pairs));
+        let world: Arc<dyn Detokenize> = Arc::new(NoText);
+        let scorer = PairScorer { judge: Arc::new(WrongScores), world, reads: JudgedText::Response, judged_words: 1 };
+        context.pair_judges.borrow_mut().push(Arc::new(scorer));
+        assert!(context.finish_judges().expect_err("wrong answers").to_string().contains("a line too many"));
     }
 
     #[test]

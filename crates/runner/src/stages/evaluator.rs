@@ -7,7 +7,9 @@ use super::reward_model::learned_reward;
 use crate::error::Result;
 use crate::plan::StageKind;
 use crate::world::LoadedWorld;
-use duel_evaluation::{CompletionTag, EvalKind, EvalResult, Evaluator, ExactEvaluator, SampleSize, SampledEvaluator};
+use duel_evaluation::{
+    CompletionTag, EvalKind, EvalResult, Evaluator, ExactEvaluator, PairwiseEvaluation, SampleSize, SampledEvaluator,
+};
 use duel_ledger::StageRecorder;
 use duel_model::Policy;
 use duel_reward::Scorer;
@@ -129,7 +131,9 @@ pub(super) fn open_evaluator(
                 Some(reward),
                 context.stage.seed,
             );
-            Ok(Evaluator::Sampled { evaluator: Box::new(sampled), curve, end })
+            let prompts = settings.pairwise.prompts;
+            let pairwise = loaded.pairwise.clone().map(|scorer| PairwiseEvaluation { scorer, prompts });
+            Ok(Evaluator::Sampled { evaluator: Box::new(sampled.with_pairwise(pairwise)), curve, end })
         }
     }
 }

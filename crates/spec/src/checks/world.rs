@@ -2,7 +2,7 @@
 
 use crate::columns::ColumnRole;
 use crate::document::Document;
-use crate::experiment::Experiment;
+use crate::experiment::{Experiment, PairwiseSettings};
 use crate::stages::SftStage;
 use crate::world::{JudgeKind, JudgedText, RowPaths, RowsSettings, Rule, WorldKind};
 use crate::{Error, Result};
@@ -63,6 +63,7 @@ pub(super) fn check_world(experiment: &Experiment, document: &Document) -> Resul
         check_paths(&format!("world.rows.{key}"), paths, document)?;
     }
     check_judge(experiment, document)?;
+    check_pairwise(experiment, document)?;
     if !is_date(&rows.date) {
         let accepted = "year, month and day, such as \"2024-07-26\"";
         return Err(document.out_of_range("world.rows.date", format!("`{}`", rows.date), accepted));
@@ -193,6 +194,30 @@ fn check_judge(experiment: &Experiment, document: &Document) -> Result<()> {
         return Err(document.clash("judge.version", "judge.kind", why));
     }
     Ok(())
+}
+
+/// The judge of pairs reads text, and without it nothing reads its settings.
+fn check_pairwise(experiment: &Experiment, document: &Document) -> Result<()> {
+    let (pairwise, defaults) = (&experiment.evaluation.pairwise, PairwiseSettings::default());
+    let key = |name: &str| format!("evaluation.pairwise.{name}");
+    if !pairwise.is_off() {
+        let why = "its responses are no text; `win_rate` compares all of them exactly, by gold";
+        let is_text = experiment.world.kind != WorldKind::Grammar;
+        return if is_text { Ok(()) } else { Err(document.clash(key("command"), "world.kind = \"grammar\"", why)) };
+    }
+    let is_set = [
+        ("prompts", pairwise.prompts != defaults.prompts),
+        ("timeout", pairwise.timeout != defaults.timeout),
+        ("batch", pairwise.batch != defaults.batch),
+        ("version", pairwise.version != defaults.version),
+    ];
+    match is_set.into_iter().find(|(_, is_set)| *is_set) {
+        Some((name, _)) => {
+            let why = "without a program nothing is compared in pairs; name one, or leave this out";
+            Err(document.clash(key(name), "evaluation.pairwise.command = []", why))
+        }
+        None => Ok(()),
+    }
 }
 
 /// A model whose matrices are mapped or rounded needs adapters everywhere.
