@@ -177,11 +177,10 @@ impl SampledEvaluator {
         let mut result = metrics.into_result(split);
         result.prompts = batch.prompt_hashes();
         result.outcomes = outcomes(&gold, &batch.responses, group);
+        let perplexity = ref_nll.iter().sum::<f64>() / batch.response_tokens() as f64;
         result.values.push((metrics::KL_K1, k1_mean));
         result.values.push((metrics::DISTINCT_2, distinct_2(&batch.responses)));
-        result
-            .values
-            .push((metrics::PERPLEXITY_REFERENCE, ref_nll.iter().sum::<f64>() / batch.response_tokens() as f64));
+        result.values.push((metrics::PERPLEXITY_REFERENCE, perplexity));
 
         // 4. The judge of pairs, on the first response of each prompt.
         if let Some(pairwise) = pairwise {

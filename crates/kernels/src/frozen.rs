@@ -5,8 +5,8 @@
 
 use crate::buffer::{PairBuffer, PooledBuffer};
 use crate::matrix::{Accumulate, FEW_ROWS, Matrix, PANEL};
-use crate::pair::{BLOCK_PAIRS, Pair, PairPanel, pair, round_row, unpair};
-use crate::panel_bf16::{self, DEPTH_PAIRS, turn_block};
+use crate::pair::{BLOCK_PAIRS, DEPTH_PAIRS, Pair, PairPanel, pair, round_row, unpair};
+use crate::panel_bf16::{self, turn_block};
 use crate::simd::simd_dispatch;
 use crate::threads::{columns_among_threads, write_panels};
 use rayon::prelude::*;

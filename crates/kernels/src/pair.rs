@@ -9,6 +9,9 @@ pub type Pair = u32;
 /// Pairs of inputs of a block that can be turned.
 pub const BLOCK_PAIRS: usize = PANEL / 2;
 
+/// Pairs of inputs of a panel worked on at a time: they stay in the first cache.
+pub const DEPTH_PAIRS: usize = 256;
+
 /// A panel: rows of 32 pairs.
 #[derive(Debug, Clone, Copy)]
 pub struct PairPanel<'a> {

@@ -2,9 +2,8 @@
 #![expect(unsafe_code, reason = "loads and stores of whole registers")]
 
 use crate::matrix::{Accumulate, PANEL, ROWS};
-use crate::pair::{Pair, PairPanel};
+use crate::pair::{DEPTH_PAIRS, Pair, PairPanel};
 use crate::panel_avx512::{ahead_step, mask};
-use crate::panel_bf16::DEPTH_PAIRS;
 use std::arch::x86_64::{
     __m512, __m512i, _MM_HINT_T1, _mm_prefetch, _mm512_add_ps, _mm512_and_si512, _mm512_castsi512_ps, _mm512_fmadd_ps,
     _mm512_loadu_si512, _mm512_mask_storeu_ps, _mm512_maskz_loadu_epi32, _mm512_maskz_loadu_ps, _mm512_set1_epi32,

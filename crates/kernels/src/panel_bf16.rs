@@ -1,13 +1,10 @@
 //! All rows of a left side on one panel of a right side, both in bf16, with sums in f32.
 
 use crate::matrix::{Accumulate, PANEL};
-use crate::pair::{BLOCK_PAIRS, Pair, PairPanel, unpair};
+use crate::pair::{BLOCK_PAIRS, DEPTH_PAIRS, Pair, PairPanel, unpair};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::has_fast_bf16_products;
 use crate::simd::{VectorSet, simd_dispatch, vector_set};
-
-/// Pairs of inputs of a panel worked on at a time: they stay in the first cache.
-pub const DEPTH_PAIRS: usize = 256;
 
 /// Rows of a tile where no instruction multiplies bf16.
 const PLAIN_ROWS: usize = 4;

@@ -46,7 +46,8 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         // help and version are printed as any other answer; mistakes go to standard error
         Err(answer) => {
-            let answer = cli::with_suggestion(answer, &std::env::args().skip(1).collect::<Vec<_>>());
+            let typed: Vec<_> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+            let answer = cli::with_suggestion(answer, &typed);
             note_unprinted(answer.print());
             return finish(u8::try_from(answer.exit_code()).unwrap_or(2), None);
         }
