@@ -1,6 +1,6 @@
 //! Evaluation in a world, exact or sampled, behind one call.
 
-use crate::{EvalResult, ExactEvaluator, Result, SampleSize, SampledEvaluator};
+use crate::{EvalResult, ExactEvaluator, PairwiseEvaluation, Result, SampleSize, SampledEvaluator};
 use duel_model::Policy;
 use duel_spec::Split;
 
@@ -17,7 +17,13 @@ pub enum EvalKind {
 #[derive(Debug)]
 pub enum Evaluator {
     Exact(Box<ExactEvaluator>),
-    Sampled { evaluator: Box<SampledEvaluator>, curve: SampleSize, end: SampleSize },
+    Sampled {
+        evaluator: Box<SampledEvaluator>,
+        curve: SampleSize,
+        end: SampleSize,
+        /// A judge of pairs, which compares finished policies with the reference on test prompts.
+        pairwise: Option<PairwiseEvaluation>,
+    },
 }
 
 impl Evaluator {
@@ -32,16 +38,20 @@ impl Evaluator {
     ) -> Result<Vec<EvalResult>> {
         match self {
             Self::Exact(exact) => exact.measure(policy, beta), // seconds at most
-            Self::Sampled { evaluator, curve, end } => {
+            Self::Sampled { evaluator, curve, end, pairwise } => {
                 let splits = [Split::Validation, Split::Test];
                 let (mut done, all) = (0, SampledEvaluator::PARTS * splits.len() as u64);
                 let mut on_part = || {
                     progress(done, all);
                     done += 1;
                 };
-                let measure = |split: &Split| match kind {
-                    EvalKind::Curve => evaluator.measure(policy, *split, *curve, &mut on_part),
-                    EvalKind::End => evaluator.measure_finished(policy, *split, *end, &mut on_part),
+                let (size, pairwise) = match kind {
+                    EvalKind::Curve => (*curve, None),
+                    EvalKind::End => (*end, pairwise.as_ref()),
+                };
+                let measure = |&split: &Split| {
+                    let pairwise = pairwise.filter(|_| split == Split::Test);
+                    evaluator.measure(policy, split, size, pairwise, &mut on_part)
                 };
                 splits.iter().map(measure).collect()
             }

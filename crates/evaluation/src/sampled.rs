@@ -23,7 +23,6 @@ pub struct SampledEvaluator {
     reference: Policy,
     gold: Arc<dyn Scorer>,
     proxy: Option<Arc<dyn Scorer>>,
-    pairwise: Option<PairwiseEvaluation>,
     seed: u64,
 }
 
@@ -50,12 +49,7 @@ impl SampledEvaluator {
         proxy: Option<Arc<dyn Scorer>>,
         seed: u64,
     ) -> Self {
-        Self { world, reader, reference: reference.no_grad(), gold, proxy, pairwise: None, seed }
-    }
-
-    /// With a judge of pairs, which compares finished policies with the reference on test prompts.
-    pub fn with_pairwise(self, pairwise: Option<PairwiseEvaluation>) -> Self {
-        Self { pairwise, ..self }
+        Self { world, reader, reference: reference.no_grad(), gold, proxy, seed }
     }
 
     /// Parts of [`Self::measure`]: responses of the policy, those of the reference, their scores, their log-probs.
@@ -98,35 +92,14 @@ impl SampledEvaluator {
         per_response
     }
 
-    /// Metrics of a policy on a split; `on_part` is called before each of its [`Self::PARTS`].
+    /// Metrics of a policy on a split, with those of a judge of pairs where there is one; `on_part` is called before each of its
+    /// [`Self::PARTS`].
     pub fn measure(
         &self,
         policy: &Policy,
         split: Split,
         size: SampleSize,
-        on_part: &mut dyn FnMut(),
-    ) -> Result<EvalResult> {
-        self.measure_with(None, policy, split, size, on_part)
-    }
-
-    /// The same of a finished policy: on test prompts those of the judge of pairs too, where there is one.
-    pub(crate) fn measure_finished(
-        &self,
-        policy: &Policy,
-        split: Split,
-        size: SampleSize,
-        on_part: &mut dyn FnMut(),
-    ) -> Result<EvalResult> {
-        let pairwise = self.pairwise.as_ref().filter(|_| split == Split::Test);
-        self.measure_with(pairwise, policy, split, size, on_part)
-    }
-
-    fn measure_with(
-        &self,
         pairwise: Option<&PairwiseEvaluation>,
-        policy: &Policy,
-        split: Split,
-        size: SampleSize,
         on_part: &mut dyn FnMut(),
     ) -> Result<EvalResult> {
         // 1. Responses of the policy, and of the reference on the same prompts with other random numbers.
@@ -349,7 +322,7 @@ mod tests {
         let (reader, reward) = (ResponseReader::new(space, &Device::flex()), Arc::new(ConstantReward));
         let evaluator = SampledEvaluator::new(world.clone(), reader, policy.clone(), reward.clone(), Some(reward), 0);
         let size = SampleSize { prompts: 3, samples_per_prompt: 2 };
-        let result = evaluator.measure(&policy, Split::Test, size, &mut || ())?;
+        let result = evaluator.measure(&policy, Split::Test, size, None, &mut || ())?;
         let outcomes: Vec<_> = result.outcomes.iter().map(|row| (row.prompt, row.share, row.gold_reward)).collect();
         assert_eq!(outcomes, [0, 0, 1, 1, 2, 2].map(|prompt| (prompt, 0.5, 1.5)));
         let best = evaluator.best_of_n(&[2], Split::Test, size)?.remove(0).1;

@@ -139,7 +139,7 @@ fn both_evaluators_give_the_plain_sums() -> Result<()> {
     let mut kls = vec![];
     for (exact, split) in exact.iter().zip([Split::Validation, Split::Test]) {
         let NaiveScore { values, reverse_kl } = plain(&setup, split);
-        let sampled = evaluator.measure(&setup.policy, split, size, &mut || ())?;
+        let sampled = evaluator.measure(&setup.policy, split, size, None, &mut || ())?;
         assert_eq!([exact.split, sampled.split], [split; 2]);
         let hashes = |prompts: &[u64]| prompts.iter().copied().collect::<BTreeSet<u64>>();
         let expected: BTreeSet<u64> = setup.prompts(split).iter().map(|prompt| prompt_hash(prompt)).collect();
@@ -206,16 +206,15 @@ fn a_judge_of_pairs_compares_finished_policies_on_test_prompts() -> Result<()> {
     };
     let pairwise = PairwiseEvaluation { scorer: Arc::new(scorer), prompts: 3 };
     let size = SampleSize { prompts: 6, samples_per_prompt: 2 };
-    let sampled = setup.sampled().with_pairwise(Some(pairwise));
-    let evaluator = Evaluator::Sampled { evaluator: Box::new(sampled), curve: size, end: size };
+    let with = |pairwise| Evaluator::Sampled { evaluator: Box::new(setup.sampled()), curve: size, end: size, pairwise };
+    let evaluator = with(Some(pairwise));
     let is_measured = |result: &EvalResult| result.get(metrics::PAIRWISE_WIN_RATE).is_some();
     let curve = evaluator.measure(&setup.policy, None, EvalKind::Curve, &mut |_, _| ())?;
     assert!(!curve.iter().any(is_measured) && judge.0.lock().expect("no panic").is_empty());
     let end = evaluator.measure(&setup.policy, None, EvalKind::End, &mut |_, _| ())?;
     assert_eq!(end.iter().map(is_measured).collect::<Vec<_>>(), [false, true]);
     // all else is as without it
-    let without = Evaluator::Sampled { evaluator: Box::new(setup.sampled()), curve: size, end: size };
-    let without = without.measure(&setup.policy, None, EvalKind::End, &mut |_, _| ())?;
+    let without = with(None).measure(&setup.policy, None, EvalKind::End, &mut |_, _| ())?;
     assert!(end[1].values.starts_with(&without[1].values) && end[0] == without[0]);
 
     let pairs = judge.0.lock().expect("no panic").clone();
@@ -248,7 +247,7 @@ fn a_curve_is_measured_on_less_than_the_end() -> Result<()> {
     let setup = FarPolicies::new();
     let (curve, end) =
         (SampleSize { prompts: 2, samples_per_prompt: 1 }, SampleSize { prompts: 6, samples_per_prompt: 3 });
-    let evaluator = Evaluator::Sampled { evaluator: Box::new(setup.sampled()), curve, end };
+    let evaluator = Evaluator::Sampled { evaluator: Box::new(setup.sampled()), curve, end, pairwise: None };
     let (_, drawn) = seeds::taken_by(|| -> Result<()> {
         for (kind, samples) in [(EvalKind::Curve, 2), (EvalKind::End, 18)] {
             let results = evaluator.measure(&setup.policy, None, kind, &mut |_, _| ())?;

@@ -24,40 +24,82 @@ pub unsafe fn panel(
     y_step: usize,
     over: Accumulate,
 ) {
-    let masks = [mask(width), mask(width.saturating_sub(16))];
-    let tiles = rows.div_ceil(ROWS);
     for (index, first) in (0..rows).step_by(ROWS).enumerate() {
-        let step = ahead_step(index, tiles);
-        let ahead = w.values.as_ptr().wrapping_add(w.next + index * depth * step);
-        let params = TileParams { depth, x_step, masks, y_step, over, ahead, ahead_step: step };
+        let params = TileParams::new([rows, depth, width], index, w, y_step, over);
         // SAFETY: the caller's.
         unsafe {
             let (x, w, y) = (x.as_ptr().add(first * x_step), w.values.as_ptr(), y.as_mut_ptr().add(first * y_step));
             match rows - first {
-                1 => tile::<1>(x, w, y, params),
-                2 => tile::<2>(x, w, y, params),
-                3 => tile::<3>(x, w, y, params),
-                4 => tile::<4>(x, w, y, params),
-                5 => tile::<5>(x, w, y, params),
-                6 => tile::<6>(x, w, y, params),
-                7 => tile::<7>(x, w, y, params),
-                _ => tile::<ROWS>(x, w, y, params),
+                1 => tile::<1>(x, x_step, w, y, params),
+                2 => tile::<2>(x, x_step, w, y, params),
+                3 => tile::<3>(x, x_step, w, y, params),
+                4 => tile::<4>(x, x_step, w, y, params),
+                5 => tile::<5>(x, x_step, w, y, params),
+                6 => tile::<6>(x, x_step, w, y, params),
+                7 => tile::<7>(x, x_step, w, y, params),
+                _ => tile::<ROWS>(x, x_step, w, y, params),
             }
         }
     }
 }
 
-/// What all tiles of a panel share.
+/// What a tile of pairs needs beside its numbers.
 #[derive(Clone, Copy)]
-struct TileParams {
-    depth: usize,
-    x_step: usize,
+pub struct TileParams {
+    pub depth: usize,
     masks: [u16; 2],
     y_step: usize,
     over: Accumulate,
-    /// What a tile asks of memory beforehand, `ahead_step` pairs an input pair.
+    /// What it asks of memory beforehand, `ahead_step` pairs an input pair.
     ahead: *const Pair,
     ahead_step: usize,
+}
+
+impl TileParams {
+    /// Of the tile of this index.
+    pub fn new(
+        [rows, depth, width]: [usize; 3],
+        index: usize,
+        w: PairPanel<'_>,
+        y_step: usize,
+        over: Accumulate,
+    ) -> Self {
+        let masks = [mask(width), mask(width.saturating_sub(16))];
+        let ahead_step = ahead_step(index, rows.div_ceil(ROWS));
+        let ahead = w.values.as_ptr().wrapping_add(w.next + index * depth * ahead_step);
+        Self { depth, masks, y_step, over, ahead, ahead_step }
+    }
+
+    /// Asks memory for what is read next, while the pairs of input pair `k` are multiplied.
+    #[inline(always)]
+    pub fn ask_ahead(&self, k: usize) {
+        if self.ahead_step > 0 {
+            // SAFETY: it reads nothing, wherever it points.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(self.ahead.wrapping_add(k * self.ahead_step).cast()) };
+        }
+    }
+
+    /// Writes the sums of `M` rows.
+    ///
+    /// # Safety
+    /// `y` holds rows of the panel's width, `y_step` apart.
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    pub unsafe fn write<const M: usize>(&self, sums: &[[__m512; 2]; M], y: *mut f32) {
+        for (i, sums) in sums.iter().enumerate() {
+            for (half, (sum, mask)) in sums.iter().zip(self.masks).enumerate() {
+                // SAFETY: the caller's; lanes beyond the width are neither read nor written.
+                unsafe {
+                    let y = y.wrapping_add(i * self.y_step + 16 * half);
+                    let sum = match self.over {
+                        Accumulate::Add => _mm512_add_ps(_mm512_maskz_loadu_ps(mask, y), *sum),
+                        Accumulate::Write => *sum,
+                    };
+                    _mm512_mask_storeu_ps(y, mask, sum);
+                }
+            }
+        }
+    }
 }
 
 /// The bits as pairs of bf16.
@@ -69,15 +111,12 @@ fn bf16(bits: __m512i) -> __m512bh {
 /// `M` rows from `x` on.
 #[target_feature(enable = "avx512f,avx512bf16")]
 #[inline]
-unsafe fn tile<const M: usize>(x: *const Pair, w: *const Pair, y: *mut f32, params: TileParams) {
-    let TileParams { depth, x_step, masks, y_step, over, ahead, ahead_step } = params;
+unsafe fn tile<const M: usize>(x: *const Pair, x_step: usize, w: *const Pair, y: *mut f32, params: TileParams) {
     let mut sums = [[_mm512_setzero_ps(); 2]; M];
-    for k in 0..depth {
+    for k in 0..params.depth {
+        params.ask_ahead(k);
         // SAFETY: the caller's: there are so many pairs.
         unsafe {
-            if ahead_step > 0 {
-                _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(k * ahead_step).cast()); // reads nothing, wherever it points
-            }
             let w = w.add(k * PANEL);
             let w = [bf16(_mm512_loadu_si512(w.cast())), bf16(_mm512_loadu_si512(w.add(16).cast()))];
             for (i, sums) in sums.iter_mut().enumerate() {
@@ -86,19 +125,8 @@ unsafe fn tile<const M: usize>(x: *const Pair, w: *const Pair, y: *mut f32, para
             }
         }
     }
-    for (i, sums) in sums.iter().enumerate() {
-        for (half, (sum, mask)) in sums.iter().zip(masks).enumerate() {
-            // SAFETY: the caller's; lanes beyond the width are neither read nor written.
-            unsafe {
-                let y = y.wrapping_add(i * y_step + 16 * half);
-                let sum = match over {
-                    Accumulate::Add => _mm512_add_ps(_mm512_maskz_loadu_ps(mask, y), *sum),
-                    Accumulate::Write => *sum,
-                };
-                _mm512_mask_storeu_ps(y, mask, sum);
-            }
-        }
-    }
+    // SAFETY: the caller's.
+    unsafe { params.write(&sums, y) };
 }
 
 /// Pairs of a panel of 8 bits: `quants` `[pair][even, odd, column]`, `scales` `[block][column]`.

@@ -53,7 +53,7 @@ pub struct CommandJudge {
 
 /// A line of the program's output.
 #[derive(Debug)]
-pub(crate) enum ProgramLine {
+enum ProgramLine {
     Answer(String),
     /// It arrived before its input was sent.
     Unexpected(String),
@@ -62,7 +62,7 @@ pub(crate) enum ProgramLine {
 
 impl ProgramLine {
     /// Its text, where it is an answer.
-    pub(crate) fn answer(self) -> std::result::Result<String, String> {
+    fn answer(self) -> std::result::Result<String, String> {
         match self {
             Self::Answer(line) => Ok(line),
             Self::Unexpected(line) => Err(format!("it printed `{}` before it got any input", excerpt(&line))),
@@ -72,7 +72,7 @@ impl ProgramLine {
 }
 
 /// Reads the answer about an input on a line, or says what is wrong with it.
-pub(crate) type ReadAnswer<I, T> = fn(&str, &I) -> std::result::Result<T, String>;
+type ReadAnswer<I, T> = fn(&str, &I) -> std::result::Result<T, String>;
 
 /// Why a batch has no answers.
 enum BatchFailure {
@@ -293,9 +293,7 @@ impl CommandJudge {
         }
         Err(last)
     }
-}
 
-impl CommandJudge {
     /// One answer for each input, in order.
     ///
     /// # Errors

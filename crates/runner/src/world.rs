@@ -17,8 +17,7 @@ use duel_reward::{
     RulesJudge, Scorer, Sentiment, SentimentJudge, TextJudge, TextScorer,
 };
 use duel_spec::{
-    Arm, Experiment, JudgeKind, JudgedText, ModelNumbers, PairwiseSettings, RowPaths, RowsSettings, Rule, Split,
-    TokenSpec, WorldKind,
+    Arm, Experiment, JudgeKind, JudgedText, ModelNumbers, RowPaths, RowsSettings, Rule, Split, TokenSpec, WorldKind,
 };
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -384,9 +383,8 @@ pub(crate) fn open(experiment: &Experiment, corpus: Option<&Path>, device: &Devi
                 pretrained.encoder(&settings.rows)?,
                 rows_space(experiment, &pretrained),
             )?);
-            let (reads, judged_words) = (experiment.judge.reads, settings.rows.judged_words);
-            let gold = gold(experiment, folder, world.clone(), reads, judged_words, device)?;
-            let pairwise = pair_scorer(experiment, world.clone(), reads, judged_words);
+            let gold = gold(experiment, folder, world.clone(), device)?;
+            let pairwise = pair_scorer(experiment, world.clone());
             Ok(LoadedWorld { world: world.clone(), grammar: None, reviews: None, rows: Some(world), gold, pairwise })
         }
         (_, pretrained) => {
@@ -395,12 +393,19 @@ pub(crate) fn open(experiment: &Experiment, corpus: Option<&Path>, device: &Devi
             };
             let pretrained = pretrained.map(sizes_of).transpose()?;
             let world = Arc::new(ReviewsWorld::open(folder, reviews_sizes(experiment), pretrained)?);
-            // a prefix without its rest says little
-            let (reads, judged_words) = (JudgedText::All, settings.reviews.judged_words);
-            let gold = gold(experiment, folder, world.clone(), reads, judged_words, device)?;
-            let pairwise = pair_scorer(experiment, world.clone(), reads, judged_words);
+            let gold = gold(experiment, folder, world.clone(), device)?;
+            let pairwise = pair_scorer(experiment, world.clone());
             Ok(LoadedWorld { world: world.clone(), grammar: None, reviews: Some(world), rows: None, gold, pairwise })
         }
+    }
+}
+
+/// What every judge of text reads of a response, and how many words of it at most.
+fn judged_text(experiment: &Experiment) -> (JudgedText, usize) {
+    match experiment.world.kind {
+        // a prefix without its rest says little
+        WorldKind::Reviews => (JudgedText::All, experiment.world.reviews.judged_words),
+        _ => (experiment.judge.reads, experiment.world.rows.judged_words),
     }
 }
 
@@ -414,10 +419,7 @@ pub(crate) fn rules_scorer(
     rules: &[Rule],
 ) -> Result<Option<Arc<dyn Scorer>>> {
     let Some(world) = loaded.text() else { return Ok(None) };
-    let (reads, judged_words) = match experiment.world.kind {
-        WorldKind::Reviews => (JudgedText::All, experiment.world.reviews.judged_words),
-        _ => (experiment.judge.reads, experiment.world.rows.judged_words),
-    };
+    let (reads, judged_words) = judged_text(experiment);
     let judge = Arc::new(RulesJudge::new(rules)?);
     Ok(Some(Arc::new(TextScorer { judge, world, reads, judged_words, token_ends: false })))
 }
@@ -437,16 +439,15 @@ pub(crate) fn check_rules(experiment: &Experiment) -> Result<()> {
 }
 
 /// The judge of pairs of the world's responses, which reads of each what the judge reads; its program is started when it is first asked.
-fn pair_scorer(
-    experiment: &Experiment,
-    world: Arc<dyn Detokenize>,
-    reads: JudgedText,
-    judged_words: usize,
-) -> Option<Arc<PairScorer>> {
-    let PairwiseSettings { command, timeout, batch, .. } = &experiment.evaluation.pairwise;
-    let judge = || Arc::new(CommandJudge::new(command.clone(), Duration::from_secs_f64(*timeout), *batch));
-    let scorer = || Arc::new(PairScorer { judge: judge(), world, reads, judged_words });
-    (!experiment.evaluation.pairwise.is_off()).then(scorer)
+fn pair_scorer(experiment: &Experiment, world: Arc<dyn Detokenize>) -> Option<Arc<PairScorer>> {
+    let settings = &experiment.evaluation.pairwise;
+    if settings.is_off() {
+        return None;
+    }
+    let timeout = Duration::from_secs_f64(settings.timeout);
+    let judge = Arc::new(CommandJudge::new(settings.command.clone(), timeout, settings.batch));
+    let (reads, judged_words) = judged_text(experiment);
+    Some(Arc::new(PairScorer { judge, world, reads, judged_words }))
 }
 
 /// The judge as a scorer of the world's responses.
@@ -454,11 +455,9 @@ fn gold(
     experiment: &Experiment,
     folder: &Path,
     world: Arc<dyn Detokenize>,
-    reads: JudgedText,
-    judged_words: usize,
     device: &Device,
 ) -> Result<Arc<dyn Scorer>> {
-    let judge = &experiment.judge;
+    let (judge, (reads, judged_words)) = (&experiment.judge, judged_text(experiment));
     if judge.kind == JudgeKind::Model {
         let path = sources::model(Path::new(&judge.model))?;
         let (date, device) = (experiment.world.rows.date.clone(), device.clone());

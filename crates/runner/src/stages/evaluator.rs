@@ -133,7 +133,7 @@ pub(super) fn open_evaluator(
             );
             let prompts = settings.pairwise.prompts;
             let pairwise = loaded.pairwise.clone().map(|scorer| PairwiseEvaluation { scorer, prompts });
-            Ok(Evaluator::Sampled { evaluator: Box::new(sampled.with_pairwise(pairwise)), curve, end })
+            Ok(Evaluator::Sampled { evaluator: Box::new(sampled), curve, end, pairwise })
         }
     }
 }
