@@ -1,9 +1,10 @@
 //! Rollouts: responses of the current policy, read by policy and reference and scored.
 
 use crate::invariants;
+use crate::law::{logp_from_logits, tempered, tempered_logp};
 use crate::rows::{index, map_blocks};
 use crate::sampling::{ResponseSampler, RolloutPrompts, ScoredResponses};
-use crate::shaping::{RunningMoments, estimate_kl, next_kl_coef};
+use crate::shaping::{RunningMoments, adaptive_entropy_coef, estimate_kl, next_kl_coef};
 use crate::token_weights::SampledTokens;
 use burn::tensor::{Device, Tensor};
 use duel_model::{Flops, Policy, ResponseReader, Responses, TransformerConfig, weights, weights::host};
@@ -14,6 +15,7 @@ use duel_spec::{KlPenalty, LossReduction, ReferenceMode, RolloutSettings, TokenS
 use duel_training::invariants as training_invariants;
 use duel_training::{Metrics, Result, follow, logprobs, probes};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -59,6 +61,10 @@ pub struct Rollout {
     pub token_weights: Option<Tensor<2>>,
     /// What multiplies the KL of each token to the policy that wrote it, as a penalty, `[B, T]`; `None`: 0.
     pub token_kl_coefs: Option<Tensor<2>>,
+    /// The weight of the entropy bonus.
+    pub entropy_coef: f64,
+    /// Whether every second response is the reference's, and not the policy's.
+    pub reference_writes: bool,
     /// The reference itself, where a loss reads its full distribution.
     pub reference: Option<Policy>,
 }
@@ -78,6 +84,8 @@ pub struct RolloutCollector {
     /// The policy that the KL is measured from, where `beta > 0`, and the KL coefficient.
     reference: Option<Policy>,
     beta: f64,
+    /// The entropy coefficient.
+    entropy_coef: f64,
     /// Mean and variance of all scores so far.
     seen: RunningMoments,
     /// Rollouts made.
@@ -90,6 +98,7 @@ pub struct CollectorState {
     /// Weights of the reference, where it follows the policy.
     reference: Option<Vec<f32>>,
     beta: f64,
+    entropy_coef: f64,
     seen: RunningMoments,
     iteration: u64,
 }
@@ -99,12 +108,13 @@ impl RolloutCollector {
     pub fn state(&self) -> CollectorState {
         let following = self.reference.as_ref().filter(|_| self.settings.reference == ReferenceMode::Ema);
         let reference = following.map(weights::flatten);
-        CollectorState { reference, beta: self.beta, seen: self.seen, iteration: self.iteration }
+        let Self { beta, entropy_coef, seen, iteration, .. } = *self;
+        CollectorState { reference, beta, entropy_coef, seen, iteration }
     }
 
     /// Continues from a state.
     pub fn resume(&mut self, state: CollectorState) {
-        let CollectorState { reference, beta, seen, iteration } = state;
+        let CollectorState { reference, beta, entropy_coef, seen, iteration } = state;
         if let Some(weights) = reference {
             let unmerged = iteration == 0; // merged since the first iteration
             self.reference = self.reference.take().map(|policy| {
@@ -112,7 +122,8 @@ impl RolloutCollector {
                 weights::unflatten(policy, &weights)
             });
         }
-        (self.beta, self.seen, self.iteration) = (beta, seen, iteration);
+        (self.beta, self.entropy_coef) = (beta, entropy_coef);
+        (self.seen, self.iteration) = (seen, iteration);
     }
 
     /// `settings` in full; see `defaults.toml` for units and sources.
@@ -120,7 +131,8 @@ impl RolloutCollector {
         let beta = settings.beta;
         let reference = context.reference.take().filter(|_| beta > 0.0);
         assert_eq!(reference.is_some(), beta > 0.0, "a KL penalty needs its reference");
-        Self { context, settings, reference, beta, seen: RunningMoments::default(), iteration: 0 }
+        let entropy_coef = settings.entropy_coef;
+        Self { context, settings, reference, beta, entropy_coef, seen: RunningMoments::default(), iteration: 0 }
     }
 
     #[cfg(test)]
@@ -146,11 +158,12 @@ impl RolloutCollector {
         step: u64,
         metrics: &mut Metrics,
     ) -> Result<Rollout> {
-        let RolloutContext { reader, train_reader, scorer, config, scorer_flops, seed, .. } = &self.context;
+        let RolloutContext { reader, scorer, config, scorer_flops, seed, .. } = &self.context;
         let (s, space) = (&self.settings, reader.space());
         let mut sampler = ResponseSampler {
             settings: s,
             policy: actors.behavior.clone().for_inference(), // the fast path
+            second: self.reference.clone().filter(|_| prompts.reference_writes).map(Policy::for_inference),
             scorer: scorer.as_ref(),
             reader,
             seen: &mut self.seen,
@@ -160,23 +173,12 @@ impl RolloutCollector {
         };
         let ScoredResponses { responses, raw, scores } = sampler.sample(step, prompts, metrics)?;
         let (sampled_responses, sampled) = (sampler.response_tokens, sampler.tokens);
-        // Read in the minibatches of the first epoch: the same arithmetic, so the ratios start at 1 to the last bit.
-        // Where the device has no fused log-probs, the training module reads: autodiff composes its softmax.
-        let read = |block: &Responses| {
-            let fused = reader.token_logprobs(actors.behavior, &reader.tokens(block));
-            fused.unwrap_or_else(|| logprobs::response_logp(train_reader, actors.current, block).inner())
-        };
-        let logp = map_blocks(&responses, blocks, read); // [B, T]
-        let ref_logp = self.reference.as_ref().map(|reference| logprobs::response_logp(reader, reference, &responses)); // [B, T]
+        let logp = map_blocks(&responses, blocks, |block| self.behavior_logp(actors, block)); // [B, T]
+        let ref_logp = self.reference.as_ref().map(|reference| self.reference_logp(reference, &responses)); // [B, T]
         let sampled_tokens =
             SampledTokens { settings: s, reader, policy: actors.behavior, responses: &responses, logp: &logp };
-        metrics.check(|| {
-            if self.iteration == 0 {
-                training_invariants::eos_counts_and_pad_does_not(step, reader, &responses)?;
-                probes::reads_are_sound(step, train_reader, actors.current, &responses)?;
-            }
-            sampled_tokens.check(step)
-        })?;
+        let second_logp = ref_logp.as_ref().filter(|_| prompts.reference_writes);
+        metrics.check(|| self.check(step, actors.current, sampled_tokens, second_logp))?;
 
         // Generate, old log-probs, reference and score passes: one forward each (docs/verdicts.md, FLOPs).
         let (tokens, policy, passes) = (responses.token_count(), Flops::policy(config), self.passes());
@@ -187,7 +189,9 @@ impl RolloutCollector {
         metrics.cost.flops += scorer_flops * sampled as f64;
 
         let mask = loss_mask(s, &responses, space, reader.device()); // [B, T]
-        let token_weights = sampled_tokens.weights(&mask, metrics);
+        let entropies = sampled_tokens.entropies(); // [B, T]
+        let token_weights = sampled_tokens.weights(&mask, entropies.as_ref(), metrics);
+        let entropy_coef = entropy_bonus(s, &mut self.entropy_coef, entropies, &mask, metrics);
         let token_kl = self.token_kl(actors.behavior, &responses, &logp, ref_logp.as_ref());
         let rollout = Rollout {
             responses,
@@ -199,6 +203,8 @@ impl RolloutCollector {
             scores,
             token_weights,
             token_kl_coefs: None,
+            entropy_coef,
+            reference_writes: prompts.reference_writes,
             reference: self.reference.clone().filter(|_| s.needs_full_logits()),
         };
         if let Some(kl) = rollout.mean_kl() {
@@ -209,12 +215,54 @@ impl RolloutCollector {
         Ok(rollout)
     }
 
+    /// The responses are read soundly, and are those that were sampled; `second_logp` `[B, T]`: of the reference, where it writes every
+    /// second one.
+    fn check(
+        &self,
+        step: u64,
+        current: &Policy,
+        sampled: SampledTokens<'_>,
+        second_logp: Option<&Tensor<2>>,
+    ) -> Result<()> {
+        let RolloutContext { reader, train_reader, .. } = &self.context;
+        if self.iteration == 0 {
+            training_invariants::eos_counts_and_pad_does_not(step, reader, sampled.responses)?;
+            probes::reads_are_sound(step, train_reader, current, sampled.responses)?;
+        }
+        match (&self.reference, second_logp) {
+            (Some(reference), Some(logp)) => sampled.check_alternating(step, reference, logp),
+            _ => sampled.check(step),
+        }
+    }
+
+    /// Log-probs of some responses under the policy that wrote them, `[b, T]`.
+    ///
+    /// They are read in the minibatches of the first epoch: the same arithmetic, so the ratios start at 1 to the last bit. Where the
+    /// device has no fused log-probs, and at a temperature, the training module reads: autodiff composes its softmax.
+    fn behavior_logp(&self, actors: BehaviorAndCurrent<'_>, block: &Responses) -> Tensor<2> {
+        let RolloutContext { reader, train_reader, .. } = &self.context;
+        match self.settings.trained_temperature() {
+            1.0 => reader
+                .token_logprobs(actors.behavior, &reader.tokens(block))
+                .unwrap_or_else(|| logprobs::response_logp(train_reader, actors.current, block).inner()),
+            temperature => logp_from_logits(train_reader, actors.current, block, temperature).inner(),
+        }
+    }
+
+    /// Log-probs of all responses under the reference, `[B, T]`.
+    fn reference_logp(&self, reference: &Policy, responses: &Responses) -> Tensor<2> {
+        match self.settings.trained_temperature() {
+            1.0 => logprobs::response_logp(&self.context.reader, reference, responses),
+            temperature => tempered_logp(&self.context.reader, reference, responses, temperature),
+        }
+    }
+
     /// Forward passes of a policy over the responses of a rollout, sampling included.
     fn passes(&self) -> u64 {
         let s = &self.settings;
         let passes = if self.reference.is_some() { 3 } else { 2 };
         let full_kl = if s.penalizes_full_kl(KlPenalty::Reward) { 2 } else { 0 }; // of policy and reference
-        let entropies = u64::from(s.top_entropy_quantile < 1.0);
+        let entropies = u64::from(s.reads_entropies());
         passes + full_kl + entropies
     }
 
@@ -229,7 +277,10 @@ impl RolloutCollector {
         let (s, reader) = (&self.settings, &self.context.reader);
         match (&self.reference, ref_logp) {
             (Some(reference), _) if s.penalizes_full_kl(KlPenalty::Reward) => {
-                let read = |policy, block: &Responses| reader.logits(policy, &reader.tokens(block)); // [b, T, V]
+                let temperature = s.trained_temperature();
+                let read = |policy, block: &Responses| {
+                    tempered(reader.logits(policy, &reader.tokens(block)), temperature) // [b, T, V]
+                };
                 let each = logprobs::blocks_of_logits(reader, responses)
                     .map(|b| full_kl(read(behavior, &b), read(reference, &b)));
                 Tensor::cat(each.collect(), 0)
@@ -315,17 +366,47 @@ impl Rollout {
         Tensor::from_data(scores.as_slice(), &self.logp.device())
     }
 
-    /// Mean of score minus KL penalty.
+    /// The rows of the policy's own responses.
+    fn own_rows(&self) -> Vec<usize> {
+        (0..self.responses.len()).step_by(if self.reference_writes { 2 } else { 1 }).collect()
+    }
+
+    /// The policy's own responses.
+    fn own(&self) -> Cow<'_, Self> {
+        if !self.reference_writes {
+            return Cow::Borrowed(self);
+        }
+        let rows = self.own_rows();
+        let select = |x: &Tensor<2>| x.clone().select(0, index(&rows, x));
+        Cow::Owned(Self {
+            responses: self.responses.select(&rows),
+            mask: self.mask.clone().map(|ones| select(&ones)),
+            logp: select(&self.logp),
+            ref_logp: self.ref_logp.as_ref().map(select),
+            token_kl: select(&self.token_kl),
+            scores: rows.iter().map(|&row| self.scores[row]).collect(),
+            token_weights: self.token_weights.as_ref().map(select),
+            token_kl_coefs: self.token_kl_coefs.as_ref().map(select),
+            reference: self.reference.clone(),
+            reference_writes: false,
+            ..*self
+        })
+    }
+
+    /// Mean of score minus KL penalty, of the policy's own responses.
     pub fn mean_return(&self) -> f64 {
-        mean(self.scores.iter().copied()) - self.mean_kl().map_or(0.0, |kl| self.beta * kl)
+        mean(self.own().scores.iter().copied()) - self.mean_kl().map_or(0.0, |kl| self.beta * kl)
     }
 
     fn mean_kl(&self) -> Option<f64> {
-        self.kl().map(|kl| mean(host(kl).into_iter().map(f64::from)))
+        self.own().kl().map(|kl| mean(host(kl).into_iter().map(f64::from)))
     }
 
+    /// Of the policy's own responses.
     fn record(&self, raw: &[f64], reader: &ResponseReader, metrics: &mut Metrics) {
-        let Self { responses, logp, .. } = self;
+        let own = self.own();
+        let raw: Vec<f64> = self.own_rows().into_iter().map(|row| raw[row]).collect();
+        let Self { responses, logp, .. } = own.as_ref();
         let n = responses.len() as f64;
         let distinct: HashSet<_> = responses.prompts.iter().zip(&responses.responses).collect();
         let unended = (0..responses.len()).filter(|&row| !responses.ended(row, reader.space())).count();
@@ -335,10 +416,27 @@ impl Rollout {
             metrics.put(metrics::ROLLOUT_KL, kl);
         }
         metrics.put(metrics::ROLLOUT_LENGTH, responses.response_tokens() as f64 / n);
-        metrics.put(metrics::ROLLOUT_ENTROPY, -f64::from(host(self.all_tokens().mean(logp.clone()))[0]));
+        metrics.put(metrics::ROLLOUT_ENTROPY, -f64::from(host(own.all_tokens().mean(logp.clone()))[0]));
         metrics.put(metrics::ROLLOUT_UNENDED, unended as f64 / n);
         metrics.put(metrics::ROLLOUT_UNIQUE, distinct.len() as f64 / n);
     }
+}
+
+/// The weight of the entropy bonus in the updates on a rollout with these entropies `[B, T]`; `coef` becomes that of the next.
+fn entropy_bonus(
+    s: &RolloutSettings,
+    coef: &mut f64,
+    entropies: Option<Tensor<2>>,
+    mask: &ResponseMask,
+    metrics: &mut Metrics,
+) -> f64 {
+    let Some(entropies) = entropies.filter(|_| s.use_adaptive_entropy) else { return s.entropy_coef };
+    let entropy = f64::from(host(mask.mean(entropies))[0]);
+    let (now, next) = adaptive_entropy_coef(s, *coef, entropy);
+    *coef = next;
+    metrics.put(metrics::POLICY_ENTROPY, entropy);
+    metrics.put(metrics::ENTROPY_COEF, now);
+    now
 }
 
 /// The tokens that the losses count, `[B, T]`: none of a response that is cut off, where `truncated` masks it.
@@ -391,6 +489,8 @@ mod tests {
             scores: vec![1.0, 2.0],
             token_weights: None,
             token_kl_coefs: None,
+            entropy_coef: 0.0,
+            reference_writes: false,
             reference: None,
         };
         assert_eq!(rollout.mean_kl(), Some(3.0)); // (1 + 1 + 2 + 2) / 2
@@ -426,6 +526,8 @@ mod tests {
             scores: vec![0.0; 4],
             token_weights: None,
             token_kl_coefs: None,
+            entropy_coef: 0.0,
+            reference_writes: false,
             reference: None,
         };
         let space = TokenSpec {

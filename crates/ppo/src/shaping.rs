@@ -90,6 +90,17 @@ pub fn next_kl_coef(s: &RolloutSettings, beta: f64, kl: f64, episodes: usize) ->
     next.clamp(s.beta / KL_COEF_RANGE, s.beta * KL_COEF_RANGE)
 }
 
+/// The entropy coefficient of the updates on a rollout of this `entropy`, in nats per token, and that of the next rollout: where the
+/// entropy is at or below its target it counts and rises, else it counts as 0 and falls.
+///
+/// # Source
+/// He et al. 2025 (Skywork-OR1), adaptive entropy control; the bounds are trl's.
+pub fn adaptive_entropy_coef(s: &RolloutSettings, coef: f64, entropy: f64) -> (f64, f64) {
+    let is_low = entropy <= s.entropy_target;
+    let step = if is_low { s.entropy_coef_delta } else { -s.entropy_coef_delta };
+    (if is_low { coef } else { 0.0 }, (coef + step).clamp(s.entropy_coef_min, s.entropy_coef_max))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,6 +155,27 @@ mod tests {
         // 9/3 − 1 is clipped to .2; 256 of 10,000 episodes
         assert!((next(KlControl::Adaptive, 9.0) - 0.1 * (1.0 + 0.2 * 0.0256)).abs() < 1e-12);
         assert!((next(KlControl::Adaptive, 2.7) - 0.1 * (1.0 - 0.1 * 0.0256)).abs() < 1e-12);
+    }
+
+    /// trl 1.16 `GRPOTrainer`, with the entropy of the rollout in place of that of the last optimizer step.
+    #[test]
+    fn the_entropy_coefficient_follows_its_target() {
+        let s = RolloutSettings {
+            entropy_target: 0.5,
+            entropy_coef_delta: 0.25,
+            entropy_coef_min: 0.25,
+            entropy_coef_max: 1.0,
+            ..settings()
+        };
+        for (coef, entropy, expected) in [
+            (0.5, 0.4, (0.5, 0.75)),
+            (0.5, 0.5, (0.5, 0.75)),
+            (0.5, 0.6, (0.0, 0.25)),
+            (0.25, 2.0, (0.0, 0.25)),
+            (1.0, 0.1, (1.0, 1.0)),
+        ] {
+            assert_eq!(adaptive_entropy_coef(&s, coef, entropy), expected, "{coef} at {entropy}");
+        }
     }
 
     #[test]

@@ -205,6 +205,8 @@ fn golden_ppo_updates_minibatch_by_minibatch() {
         scores: start.scores(),
         token_weights: None,
         token_kl_coefs: None,
+        entropy_coef: start.settings.shared.entropy_coef,
+        reference_writes: false,
         reference: None,
     };
     let rewards = shaped_rewards(&start.settings, &rollout);

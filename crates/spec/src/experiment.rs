@@ -1,6 +1,7 @@
 //! The typed experiment, and the cells it spans.
 
 use crate::arm::{Arm, Cell};
+use crate::budget::BudgetSettings;
 use crate::claim::Claim;
 use crate::learner::{LearnerSettings, ModelShape};
 use crate::search::{Trial, TuningSettings};
@@ -22,6 +23,7 @@ pub struct Experiment {
     pub model: ModelShape,
     pub learner: LearnerSettings,
     pub stages: Stages,
+    pub budget: BudgetSettings,
     pub tuning: TuningSettings,
     pub evaluation: EvaluationSettings,
     pub slurm: SlurmSettings,

@@ -96,6 +96,7 @@ fn options_of_losses_on_pairs_are_combined_or_refused() {
         "ld_alpha = 0.0\nloss = \"ipo_averaged\"",
         "sync_ref_model = true\nref_model_mixup_alpha = 1\nld_alpha = 0.5",
         "dynamic_beta = 0.6\ndynamic_beta_momentum = 0.5\nmargin = 0.1",
+        "dynamic_beta_filter = 0.8\ndynamic_beta_momentum = 0.5\nuse_weighting = true",
         "loss_weights = { sigmoid = 0.8, bco = 0.2, preferred_ft = 1 }\nnll_coef = 1.0",
         "loss_weights = { robust = 1, kto = 2 }\nlabel_smoothing = 0.1\nkto_desirable = 0.5",
         "epochs = 0.5\ndrop_last = false",
@@ -108,6 +109,9 @@ fn options_of_losses_on_pairs_are_combined_or_refused() {
         ("loss = \"kto\"\nld_alpha = 0.5", "arms.a.ld_alpha", "two responses to one prompt"),
         ("loss = \"simpo\"\nld_alpha = 0.5", "arms.a.ld_alpha", "loss = \"simpo\""),
         ("loss = \"bco\"\ndynamic_beta = 0.6", "arms.a.dynamic_beta", "a mean over pairs"),
+        ("loss = \"bco\"\ndynamic_beta_filter = 0.8", "arms.a.dynamic_beta_filter", "a mean over pairs"),
+        ("loss = \"simpo\"\ndynamic_beta_filter = 0.8", "arms.a.dynamic_beta_filter", "loss = \"simpo\""),
+        ("dynamic_beta_filter = 0", "arms.a.dynamic_beta_filter", "from 1e-6 to 1"),
         ("loss = \"simpo\"\nsync_ref_model = true", "arms.a.sync_ref_model", "reads no reference"),
         ("reference_free = true\nsync_ref_model = true", "arms.a.sync_ref_model", "reference_free"),
         ("ref_model_sync_steps = 3", "arms.a.ref_model_sync_steps", "sync_ref_model = false"),
@@ -128,12 +132,18 @@ fn options_of_losses_on_pairs_are_combined_or_refused() {
     }
     let rollouts = |keys: &str| parse(&format!("[arms.a]\nmethod = {keys}\nreference = \"last\"\n"));
     assert!(rollouts("\"online_dpo\"").is_ok());
-    for keys in ["\"ppo\"", "\"online_dpo\"\nkl_control = \"target\"", "\"online_dpo\"\nreference_decay = 0.5"] {
+    for keys in [
+        "\"ppo\"",
+        "\"online_dpo\"\nxpo_alpha = 0.1",
+        "\"online_dpo\"\nkl_control = \"target\"",
+        "\"online_dpo\"\nreference_decay = 0.5",
+    ] {
         assert!(matches!(rollouts(keys), Err(Error::Clash { .. })), "{keys}");
     }
     let accumulated = |keys: &str| parse(&format!("learner.accumulate = 2\n[arms.a]\nmethod = \"dpo\"\n{keys}\n"));
     for (keys, key) in [
         ("dynamic_beta = 0.6", "arms.a.dynamic_beta"),
+        ("dynamic_beta_filter = 0.8", "arms.a.dynamic_beta_filter"),
         ("loss_weights = { sigmoid = 1, bco = 1 }", "arms.a.loss_weights"),
         ("loss = \"bco\"", "arms.a.loss"),
     ] {
@@ -453,6 +463,88 @@ fn parts_of_a_policy_loss_fit_or_are_refused() {
         ("method = \"ppo\"\noverlong_penalty = 0.5\n", "not used"),
         ("method = \"ppo\"\npolicy_loss = \"gspo\"\n", "cispo"),
         ("method = \"ppo\"\nclip_range_high = -0.1\n", "at least 0"),
+    ] {
+        let message = message_of(arm);
+        assert!(message.contains(says), "{arm}: {message}");
+    }
+}
+
+#[test]
+fn a_budget_takes_the_place_of_lengths() {
+    let arms = "[arms.p]\nmethod = \"ppo\"\n[arms.d]\nmethod = \"dpo\"\n";
+    let with = |budget: &str, more: &str| parse(&format!("[budget]\n{budget}\n{arms}{more}"));
+    let flops = "unit = \"flops\"\namount = 1e12";
+    let budget = with(flops, "").expect("valid").budget;
+    assert_eq!((budget.unit, budget.amount), (crate::BudgetUnit::Flops, 1e12));
+    assert!(parse(arms).is_ok_and(|experiment| !experiment.budget.is_set()));
+    for (budget, more, says) in [
+        ("amount = 5", "", "`budget.amount` conflicts with `budget.unit = \"none\"`"),
+        ("unit = \"flops\"", "", "`budget.amount` is out of range: 0"),
+        ("unit = \"flops\"\namount = -1", "", "`budget.amount` is out of range: -1"),
+        ("unit = \"steps\"\namount = 10.5", "", "`budget.amount` is out of range: 10.5"),
+        ("unit = \"epochs\"\namount = 10", "", "`budget.unit` has an unknown value, `epochs`"),
+        (flops, "epochs = 2\n", "`arms.d.epochs` conflicts with `budget.unit = \"flops\"`"),
+        (flops, "max_steps = 9\n", "`arms.d.max_steps` conflicts"),
+        (flops, "[arms.d.grid]\nepochs = [1, 2]\n", "`arms.d.grid.epochs` conflicts"),
+        (flops, "[arms.r]\nmethod = \"rloo\"\niterations = 8\n", "`arms.r.iterations` conflicts"),
+    ] {
+        let error = with(budget, more).expect_err(says);
+        assert!(error.to_string().contains(says), "{error}");
+    }
+    // passes over a rollout are no length of a training
+    assert!(with(flops, "[arms.r]\nmethod = \"rloo\"\nepochs = 2\n").is_ok());
+}
+
+#[test]
+fn short_batches_of_the_shared_stages_are_settings_too() {
+    let arm = "[arms.d]\nmethod = \"dpo\"\n";
+    let experiment =
+        parse(&format!("[stages.sft]\ndrop_last = false\n[stages.rm]\ndrop_last = false\n{arm}")).expect("valid");
+    assert!(!experiment.stages.sft.drop_last && !experiment.stages.rm.drop_last);
+    let error = parse(&format!("[stages.rm]\nmodel = \"linear\"\ndrop_last = false\n{arm}")).expect_err("unused");
+    assert!(error.to_string().contains("`stages.rm.drop_last` conflicts with `model = \"linear\"`"), "{error}");
+    // stages that drop it are called as they were before the setting
+    let json = serde_json::to_value(&parse(arm).expect("valid").stages).expect("plain data");
+    assert!(json["sft"].get("drop_last").is_none() && json["rm"].get("drop_last").is_none(), "{json}");
+}
+
+#[test]
+fn options_of_rollouts_fit_or_are_refused() {
+    for arm in [
+        "method = \"raft\"\ntemperature = 1.2\ntrained_law = \"sampled\"\n",
+        "method = \"ppo\"\ntemperature = 0.7\ntop_p = 0.9\ntrained_law = \"sampled\"\nimportance_sampling_cap = 2\n",
+        "method = \"grpo\"\nuse_adaptive_entropy = true\nentropy_target = 1\nentropy_coef = 0.1\n",
+        "method = \"online_dpo\"\nxpo_alpha = 1e-5\nreference = \"ema\"\n",
+        "method = \"grpo\"\npolicy_loss = \"vespo\"\nvespo_k_neg = 1\n",
+        "method = \"grpo\"\nkl = \"reward\"\nkl_estimator = \"k1\"\nkl_to_come = true\n",
+    ] {
+        assert_eq!(refusal(arm), None, "{arm}");
+    }
+    for (arm, says) in [
+        ("method = \"ppo\"\ntrained_law = \"sampled\"\n", "temperature = 1"),
+        ("method = \"ppo\"\ntop_p = 0.9\ntrained_law = \"sampled\"\n", "temperature = 1"),
+        (
+            "method = \"ppo\"\ntemperature = 2\ntrained_law = \"sampled\"\nimportance_sampling_cap = 2\n",
+            "trained_law = \"sampled\"",
+        ),
+        ("method = \"ppo\"\ntemperature = 2\ntrained_law = \"both\"\n", "sampled"),
+        ("method = \"ppo\"\nentropy_target = 1\n", "use_adaptive_entropy = false"),
+        ("method = \"raft\"\nuse_adaptive_entropy = true\n", "not used"),
+        ("method = \"ppo\"\nuse_adaptive_entropy = true\nentropy_coef = 2\n", "entropy_coef_max = 1"),
+        (
+            "method = \"ppo\"\nuse_adaptive_entropy = true\nentropy_coef_min = 0.2\nentropy_coef_max = 0.1\n",
+            "at least entropy_coef_min = 0.2",
+        ),
+        ("method = \"ppo\"\nxpo_alpha = 0.1\n", "unknown key"),
+        ("method = \"ppo\"\nvespo_k_pos = 1\n", "policy_loss = \"ppo\""),
+        ("method = \"grpo\"\npolicy_loss = \"vespo\"\nclip_range = 0.3\n", "not used"),
+        (
+            "method = \"grpo\"\npolicy_loss = \"vespo\"\nimportance_sampling_level = \"sequence\"\n",
+            "whatever the level",
+        ),
+        ("method = \"ppo\"\nkl_to_come = true\n", "method = \"ppo\""),
+        ("method = \"grpo\"\nkl_to_come = true\n", "kl = \"loss\""),
+        ("method = \"rloo\"\nbeta = 0\nkl_to_come = true\n", "beta = 0"),
     ] {
         let message = message_of(arm);
         assert!(message.contains(says), "{arm}: {message}");
