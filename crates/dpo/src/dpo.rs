@@ -3,9 +3,10 @@
 
 use crate::first_step::FirstStep;
 use crate::loss::preference_losses_of;
-use crate::read::{PairReading, all_pair_logp};
+use crate::read::{PairReading, all_pair_logp, select};
 use crate::reference::ReferenceLogp;
 use crate::state::DpoState;
+use crate::stats::{BatchStats, mean};
 use burn::module::Module;
 use burn::tensor::{Tensor, TensorData};
 use duel_data::pairs::PreferenceRow;
@@ -14,6 +15,7 @@ use duel_objectives::{
     ChosenRejected, PairLogp, PreferenceLoss, PreferenceOutcome, chosen_sequence_nll, dynamic_beta,
     mixed_preference_loss,
 };
+use duel_spec::seeds::{self, Stream};
 use duel_spec::{DpoSettings as Settings, PairInput, metrics};
 use duel_training::{
     IterationCost, Learner, Method, Metrics, PairBatch, Result, follow, logprobs, pairs::accuracy, pairs::halves,
@@ -34,6 +36,8 @@ pub struct Dpo {
     /// Whether it has been updated: then all its weights are in memory.
     is_synced: bool,
     state: DpoState,
+    /// Of the pairs that β-DPO's filter draws.
+    seed: u64,
     flops: Flops,
     head_flops: Flops,
 }
@@ -69,7 +73,7 @@ impl Method for Dpo {
 
     fn iteration(&mut self, pairs: &PairBatch, learner: &mut Learner<Policy>) -> Result<Metrics> {
         let mut metrics = Metrics::default();
-        let first = learner.step() == 0;
+        let (step, first) = (learner.step(), learner.step() == 0);
         if first {
             metrics.check(|| self.start().check_batch(pairs, &self.reference, learner))?;
         }
@@ -78,10 +82,16 @@ impl Method for Dpo {
             pairs.len(),
             |rows| rows.len() as f64,
             |module, rows| {
-                let part = pairs.select(rows);
+                let mut part = pairs.select(rows);
                 // 1. Forward both responses; the log-probs of a fixed reference were computed once, before training.
-                let reading = PairReading::new(&self.settings, &self.reader, module, &part);
-                let reference = self.reference_logp(&part);
+                let mut reading = PairReading::new(&self.settings, &self.reader, module, &part);
+                let mut reference = self.reference_logp(&part);
+                if let Some((margins, drawn)) = self.drawn(&reading.logp, &reference, step) {
+                    part = part.select(&drawn);
+                    reading = reading.select(&drawn);
+                    reference = select(reference, &drawn);
+                    stats.filter(margins, drawn);
+                }
                 let mismatched = self.settings.takes(PairInput::Mismatched).then(|| {
                     let (reader, module) = probes::without_graph(&self.reader, module);
                     self.mismatched_log_ratios(&reader, &module, &part)
@@ -104,7 +114,8 @@ impl Method for Dpo {
         )?; // 3. Gradient and update.
         if first {
             let logp = stats.logp.concat();
-            metrics.check(|| self.start().check_loss(update.loss, pairs, &logp, &stats.margins, &stats.weights))?;
+            let trained = stats.trained_pairs(pairs);
+            metrics.check(|| self.start().check_loss(update.loss, &trained, &logp, &stats.margins, &stats.weights))?;
         }
         metrics.record_update(update, self.cost(pairs, first));
         stats.record(&mut metrics);
@@ -147,6 +158,7 @@ impl Dpo {
             reference_policy: None,
             is_synced: false,
             state: DpoState::default(),
+            seed: 0,
             flops: Flops::policy(config),
             head_flops: Flops::head(config),
         }
@@ -156,6 +168,24 @@ impl Dpo {
     pub fn with_reference(self, reference: &Policy) -> Self {
         let reference_policy = self.settings.holds_reference().then(|| reference.clone());
         Self { reference_policy, ..self }
+    }
+
+    /// Reproducible by `seed` where pairs are drawn.
+    pub fn with_seed(self, seed: u64) -> Self {
+        Self { seed, ..self }
+    }
+
+    /// The margins of a batch, and which of its pairs β-DPO's filter draws; `None` where it is off.
+    fn drawn(&self, policy: &ChosenRejected, reference: &ChosenRejected, step: u64) -> Option<(Vec<f32>, Vec<usize>)> {
+        let (s, usual) = (&self.settings, &self.state.margin);
+        if s.dynamic_beta_filter == 1.0 {
+            return None;
+        }
+        let margins = (policy.clone().difference() - reference.clone().difference()) * s.beta; // [N]
+        let margins = host(margins.inner());
+        let mut rng = seeds::stream(self.seed, Stream::DpoFilter, step);
+        let drawn = usual.drawn(&margins, s.dynamic_beta_filter, s.dynamic_beta_momentum, &mut rng);
+        Some((margins, drawn))
     }
 
     /// The reference's log-probs of a part of a batch, `[N]`: those of before the training, or those of a reference that follows.
@@ -189,9 +219,8 @@ impl Dpo {
         if s.takes(PairInput::RewardShift) {
             self.state.rewards.add(mean(&stats.rewards.concat()));
         }
-        if s.dynamic_beta != 0.0 {
-            let momentum = s.dynamic_beta_momentum;
-            self.state.margin = momentum * self.state.margin + (1.0 - momentum) * mean(&stats.margins);
+        if s.follows_margins() {
+            self.state.margin.add(stats.all_margins(), s.dynamic_beta_momentum);
         }
     }
 
@@ -211,7 +240,7 @@ impl Dpo {
     fn beta_at(&self, margin: f64) -> f64 {
         match self.settings.dynamic_beta {
             0.0 => self.settings.beta,
-            alpha => dynamic_beta(self.settings.beta, alpha, margin, self.state.margin),
+            alpha => dynamic_beta(self.settings.beta, alpha, margin, self.state.margin.mean()),
         }
     }
 
@@ -311,61 +340,6 @@ fn mismatched_responses(pairs: &PairBatch) -> Responses {
         batch.masks.rotate_right(1);
     }
     batch
-}
-
-/// Per-pair results over the parts of a batch; of both responses, the chosen one first.
-#[derive(Default)]
-struct BatchStats {
-    margins: Vec<f32>,
-    rewards: [Vec<f32>; 2],
-    logp: [Vec<f32>; 2],
-    /// WPO's, empty without them.
-    weights: Vec<f32>,
-}
-
-impl BatchStats {
-    /// Log-probs of whole responses, and the weights of pairs.
-    fn read(&mut self, whole: &ChosenRejected, weights: Option<&Tensor<1>>) {
-        let values = |x: &Tensor<1>| host(x.clone().inner());
-        self.logp[0].extend(values(&whole.chosen));
-        self.logp[1].extend(values(&whole.rejected));
-        self.weights.extend(weights.map(values).unwrap_or_default());
-    }
-
-    fn add(&mut self, outcome: &PreferenceOutcome) {
-        let values = |x: &Tensor<1>| host(x.clone().inner());
-        self.margins.extend(values(&outcome.margins()));
-        self.rewards[0].extend(values(&outcome.rewards.chosen));
-        self.rewards[1].extend(values(&outcome.rewards.rejected));
-    }
-
-    fn record(&self, metrics: &mut Metrics) {
-        let Self { margins, rewards, logp, .. } = self;
-        let centre = mean(margins);
-        let saturated: Vec<f32> = margins.iter().map(|m| f32::from(1.0 / (1.0 + m.exp()) < 0.01)).collect();
-        metrics.put(metrics::DPO_MARGIN, centre);
-        metrics.put(metrics::DPO_MARGIN_SD, standard_deviation(margins, centre));
-        metrics.put(metrics::DPO_ACCURACY, accuracy(margins));
-        metrics.put(metrics::DPO_SATURATED, mean(&saturated));
-        metrics.put(metrics::REWARD_CHOSEN, mean(&rewards[0]));
-        metrics.put(metrics::REWARD_REJECTED, mean(&rewards[1]));
-        metrics.put(metrics::LOGP_CHOSEN, mean(&logp[0]));
-        metrics.put(metrics::LOGP_REJECTED, mean(&logp[1]));
-    }
-}
-
-/// Standard deviation about a mean; in f64 where squares overflow f32, as at an extreme beta.
-fn standard_deviation(values: &[f32], centre: f64) -> f64 {
-    let squares: Vec<f32> = values.iter().map(|x| (x - centre as f32).powi(2)).collect();
-    let variance = mean(&squares);
-    if variance.is_finite() {
-        return variance.sqrt();
-    }
-    (values.iter().map(|&x| (f64::from(x) - centre).powi(2)).sum::<f64>() / values.len() as f64).sqrt()
-}
-
-fn mean(values: &[f32]) -> f64 {
-    values.iter().map(|&x| f64::from(x)).sum::<f64>() / values.len() as f64
 }
 
 #[cfg(test)]
@@ -556,41 +530,5 @@ mod tests {
             kls.push(kl);
         }
         assert!(kls.contains(&0.0) && kls.iter().any(|&kl| kl > 0.02), "one that counts and one below zero: {kls:?}");
-    }
-
-    #[test]
-    fn statistics_of_a_batch_by_hand() {
-        // σ(−4) is .018, σ(−4.6) .00995; deviations from the mean −2.9, −1.9, 2.1 and 2.7
-        let stats = BatchStats {
-            margins: vec![-1.0, 0.0, 4.0, 4.6],
-            rewards: [vec![1.0, 3.0], vec![-2.0, 0.0]],
-            logp: [vec![-7.0, -8.0], vec![-9.0, -12.0]],
-            weights: vec![],
-        };
-        let mut metrics = Metrics::default();
-        stats.record(&mut metrics);
-        let by_hand = [
-            (metrics::DPO_MARGIN, 1.9),
-            (metrics::DPO_MARGIN_SD, 5.93f64.sqrt()),
-            (metrics::DPO_ACCURACY, 0.625),
-            (metrics::DPO_SATURATED, 0.25),
-            (metrics::REWARD_CHOSEN, 2.0),
-            (metrics::REWARD_REJECTED, -1.0),
-            (metrics::LOGP_CHOSEN, -7.5),
-            (metrics::LOGP_REJECTED, -10.5),
-        ];
-        assert_eq!(metrics.values.len(), by_hand.len());
-        for ((metric, actual), (expected_metric, expected)) in metrics.values.into_iter().zip(by_hand) {
-            assert_eq!(metric, expected_metric);
-            assert!((actual - expected).abs() < 1e-6, "{metric}: {actual}, by hand {expected}");
-        }
-    }
-
-    /// Margins of 1e30 and −1e30, as β = 1e30 gives them: their squares are beyond f32, and their spread is not.
-    #[test]
-    fn a_spread_is_finite_where_margins_are() {
-        assert_eq!(standard_deviation(&[1e30, -1e30], 0.0), f64::from(1e30f32));
-        assert_eq!(standard_deviation(&[1.0, 3.0], 2.0), 1.0);
-        assert!(standard_deviation(&[f32::INFINITY, 0.0], f64::INFINITY).is_nan());
     }
 }

@@ -1,6 +1,6 @@
 //! What a policy says of both responses of a pair: log-probs as the loss reads them, and the weight of the pair.
 
-use burn::tensor::Tensor;
+use burn::tensor::{Int, Tensor, TensorData};
 use duel_model::{Policy, ResponseReader, weights::host};
 use duel_objectives::{ChosenRejected, ResponseMask, length_desensitized, sampled_alignment, token_logp, wpo_weights};
 use duel_spec::DpoSettings as Settings;
@@ -31,6 +31,30 @@ impl PairReading {
         let logp = if s.ld_alpha == 1.0 { whole.clone() } else { halves(row_sums(&mask, logp, s.ld_alpha)) };
         Self { logp, whole, weights }
     }
+}
+
+impl PairReading {
+    /// Of some of the pairs.
+    pub fn select(self, pairs: &[usize]) -> Self {
+        Self {
+            logp: select(self.logp, pairs),
+            whole: select(self.whole, pairs),
+            weights: self.weights.map(|weights| rows(weights, pairs)),
+        }
+    }
+}
+
+/// Some of the pairs.
+pub(crate) fn select(x: ChosenRejected, pairs: &[usize]) -> ChosenRejected {
+    x.map(|x| rows(x, pairs))
+}
+
+/// Some of the numbers `[N]`.
+fn rows(x: Tensor<1>, pairs: &[usize]) -> Tensor<1> {
+    let indices: Vec<i32> = pairs.iter().map(|&pair| pair as i32).collect();
+    let count = indices.len();
+    let indices = Tensor::<1, Int>::from_data(TensorData::new(indices, [count]), &x.device());
+    x.select(0, indices)
 }
 
 /// Log-probs of response tokens `[2N, T]`, and the weights of pairs `[N]` from the same hidden states, the logits of which are

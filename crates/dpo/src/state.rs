@@ -1,5 +1,6 @@
 //! What a training remembers from one batch to the next.
 
+use crate::filter::UsualMargin;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
@@ -28,8 +29,8 @@ impl BatchMean {
 pub struct DpoState {
     /// Of the batches' mean rewards: BCO's δ.
     pub(crate) rewards: BatchMean,
-    /// β-DPO's M₀: the moving average of the batches' mean margins, reward.
-    pub(crate) margin: f64,
+    /// β-DPO's.
+    pub(crate) margin: UsualMargin,
     /// Weights of the reference, once it was updated.
     pub(crate) reference: Option<Vec<f32>>,
 }

@@ -220,6 +220,40 @@ fn dynamic_beta_by_hand() {
     resumes(&settings);
 }
 
+/// β-DPO's filter: the loss is the mean over the pairs that were drawn, β is of their mean margin, and M₀ of all margins.
+#[test]
+fn filtered_pairs_by_hand() {
+    let settings = Settings {
+        dynamic_beta: 3.0,
+        dynamic_beta_momentum: 0.6,
+        dynamic_beta_filter: 0.5,
+        beta: 0.7,
+        ..Settings::defaults()
+    };
+    let (mut usual, mut left_out) = (0.0, 0.0f64);
+    trains_by_hand(&settings, |ratios, metrics| {
+        let n = ratios.len() / 2;
+        let margins: Vec<f64> = (0..n).map(|i| 0.7 * (ratios[i] - ratios[i + n])).collect();
+        let all = margins.iter().sum::<f64>() / n as f64;
+        // of four pairs the two whose mean margin is the one reported
+        let reported = value(metrics, metrics::DPO_MARGIN);
+        let two = (0..n).flat_map(|a| (0..a).map(move |b| [a, b]));
+        let drawn = two.min_by(|x, y| {
+            let error = |[a, b]: [usize; 2]| ((margins[a] + margins[b]) / 2.0 - reported).abs();
+            error(*x).total_cmp(&error(*y))
+        });
+        let drawn = drawn.unwrap().map(|pair| margins[pair]);
+        assert!(((drawn[0] + drawn[1]) / 2.0 - reported).abs() < 1e-5, "two of the batch: {reported}");
+        let beta = 0.7 * (1.0 + 3.0 * (reported - usual));
+        assert!((value(metrics, metrics::DPO_BETA) - beta).abs() < 1e-5);
+        usual = 0.6 * usual + 0.4 * all;
+        left_out = left_out.max((all - reported).abs());
+        drawn.iter().map(|margin| -sigmoid(beta * margin / 0.7).ln()).sum::<f64>() / 2.0
+    });
+    assert!(left_out > 0.01, "a case that shows it: {left_out}");
+    resumes(&settings);
+}
+
 /// TR-DPO: every second step the reference becomes `(1 − α)` of itself and `α` of the policy.
 #[test]
 fn the_reference_follows_the_policy() {

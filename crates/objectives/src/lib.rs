@@ -21,7 +21,7 @@ pub use kl::{AdaptiveBeta, full_kl, k1, k2, k3, ppo_kl_penalty_update};
 pub use logprobs::{entropy, token_logp};
 pub use mask::{Reduction, ResponseMask};
 pub use pair_weights::{length_desensitized, sampled_alignment, wpo_weights};
-pub use policy_loss::{PolicyGradientLoss, PolicyLoss, RatioLevel, Surrogate};
+pub use policy_loss::{PolicyGradientLoss, PolicyLoss, RatioLevel, SoftKernel, Surrogate};
 pub use ppo::{ValueLoss, clipped_value_loss};
 pub use preference::{
     ChosenRejected, KtoWeights, LossProperties, Margin, PairLogp, PreferenceLoss, PreferenceOutcome, chosen_nll,

@@ -63,7 +63,20 @@ pub enum Surrogate {
     ClippedWeight { low: f64, high: f64 },
     /// SAPO: `4/τ σ(τ (r − 1)) A`, τ by the sign of A. Gao et al. 2025.
     SoftGate { positive: f64, negative: f64 },
+    /// VESPO: `sg(φ(w)) A log π`, `φ(w) = w^k e^(λ(1 − w))`, w = π(y)/π_old(y) of the response, its logarithm between log 1e-8 and 20;
+    /// k and λ by the sign of A. Shen et al. 2026, as trl.
+    SoftWeight { positive: SoftKernel, negative: SoftKernel },
 }
+
+/// VESPO's `φ(w) = w^k e^(λ(1 − w))`, which is 1 at 1.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SoftKernel {
+    pub k: f64,
+    pub lambda: f64,
+}
+
+/// The logarithms of VESPO's sequence weights, and those of one token's ratio, at most.
+const LARGEST_LOG_WEIGHT: f64 = 20.0;
 
 /// A policy-gradient loss by its parts.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -98,7 +111,7 @@ impl PolicyGradientLoss {
     ) -> PolicyLoss {
         let log_ratio = mask.apply(logp.clone() - old_logp); // [B, T]
         let ratio = self.level.of(log_ratio.clone(), mask).exp(); // [B, T]
-        let (gain, is_clipped) = self.surrogate.gain(ratio, mask.apply(logp), advantages.clone()); // [B, T]
+        let (gain, is_clipped) = self.surrogate.gain(ratio, &log_ratio, mask.apply(logp), advantages.clone(), mask); // [B, T]
         let plain_mask = mask.clone().map(without_graph);
         let clip_share = plain_mask.share(is_clipped);
         let log_ratio = without_graph(log_ratio);
@@ -127,12 +140,15 @@ impl RatioLevel {
 }
 
 impl Surrogate {
-    /// The gain of each token, `[B, T]`, and whether a clip is binding on it, without gradient.
+    /// The gain of each token, `[B, T]`, and whether a clip is binding on it, without gradient. `ratio` is at the level of the loss,
+    /// `log_ratio` of each token.
     fn gain(
         self,
         ratio: Tensor<2>,
+        log_ratio: &Tensor<2>,
         logp: Tensor<2>,
         advantages: Tensor<2>,
+        mask: &ResponseMask,
     ) -> (Tensor<2>, Tensor<2, burn::tensor::Bool>) {
         let differ = |a: &Tensor<2>, b: &Tensor<2>| without_graph(a.clone()).not_equal(without_graph(b.clone()));
         match self {
@@ -157,8 +173,33 @@ impl Surrogate {
                 let gate = sigmoid(tau.clone() * (ratio - 1.0)) * 4.0 / tau;
                 (gate * advantages, is_clipped)
             }
+            Self::SoftWeight { positive, negative } => {
+                let weight = soft_weights(log_ratio, without_graph(advantages.clone()), [positive, negative], mask);
+                let is_clipped = without_graph(ratio).lower_elem(0.0); // nothing is
+                (weight * advantages * logp, is_clipped)
+            }
         }
     }
+}
+
+/// VESPO's weight of each token's gain, that of its response, without gradient, `[B, T]`. `kernels`: of advantages of at least 0, and
+/// below.
+fn soft_weights(
+    log_ratio: &Tensor<2>,
+    advantages: Tensor<2>,
+    kernels: [SoftKernel; 2],
+    mask: &ResponseMask,
+) -> Tensor<2> {
+    let shape = log_ratio.dims();
+    let plain_mask = mask.clone().map(without_graph);
+    let bounded = without_graph(log_ratio.clone()).clamp(-LARGEST_LOG_WEIGHT, LARGEST_LOG_WEIGHT);
+    let log_weight = plain_mask.row_sums(bounded).clamp(1e-8f64.ln(), LARGEST_LOG_WEIGHT); // [B]
+    let log_weight = log_weight.unsqueeze_dim::<2>(1).expand(shape); // [B, T]
+    let excess = (log_weight.clone().exp() - 1.0).neg(); // 1 − w
+    let [at_least_zero, negative] =
+        kernels.map(|SoftKernel { k, lambda }| (log_weight.clone() * k + excess.clone() * lambda).exp());
+    let weights = at_least_zero.mask_where(advantages.lower_elem(0.0), negative);
+    if log_ratio.is_autodiff() { Tensor::from_inner(weights) } else { weights }
 }
 
 /// 1 where the advantage is not negative, or the response is still near the behavior policy; else 0; `[B, T]`.

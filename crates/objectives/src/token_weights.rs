@@ -9,7 +9,7 @@ use burn::tensor::{Tensor, TensorData};
 /// # Shapes
 /// `entropies`: `[B, T]`, nats; returns `[B, T]`.
 /// # Source
-/// Wang et al. 2025 (Beyond the 80/20 rule), eq. 5; trl `get_high_entropy_mask`.
+/// Wang et al. 2025 (Beyond the 80/20 rule); trl `get_high_entropy_mask`.
 pub fn high_entropy_tokens(entropies: Tensor<2>, share: f64, mask: &ResponseMask) -> Tensor<2> {
     let counted: Vec<bool> = numbers(mask.tensor()).into_iter().map(|one| one > 0.0).collect();
     let all = numbers(entropies.clone());
@@ -25,7 +25,7 @@ pub fn high_entropy_tokens(entropies: Tensor<2>, share: f64, mask: &ResponseMask
 /// # Shapes
 /// all `[B, T]`, 0 where no token counts.
 /// # Source
-/// Cui et al. 2025 (The entropy mechanism), eq. 11.
+/// Cui et al. 2025 (The entropy mechanism), eq. 10.
 pub fn token_covariances(logp: Tensor<2>, advantages: Tensor<2>, mask: &ResponseMask) -> Tensor<2> {
     let centred = |x: Tensor<2>| x.clone() - mask.mean(x).unsqueeze::<2>(); // [B, T]
     mask.apply(centred(logp) * centred(advantages))

@@ -355,6 +355,11 @@ fn policy_loss_of(case: &Node, longest: usize) -> (PolicyGradientLoss, Reduction
         "ppo" => Surrogate::Clipped { low, high, dual },
         "cispo" => Surrogate::ClippedWeight { low, high },
         "sapo" => Surrogate::SoftGate { positive: temperatures[0], negative: temperatures[1] },
+        "vespo" => {
+            let kernel = |k: &str, lambda: &str| SoftKernel { k: or_infinite(k), lambda: or_infinite(lambda) };
+            let positive = kernel("vespo_k_pos", "vespo_lambda_pos");
+            Surrogate::SoftWeight { positive, negative: kernel("vespo_k_neg", "vespo_lambda_neg") }
+        }
         other => panic!("an unknown loss, `{other}`"),
     };
     let level = match case.text("level") {

@@ -236,6 +236,10 @@ fn every_policy_loss_starts_as_the_policy_gradient() {
         clipped.surrogate,
         Surrogate::ClippedWeight { low: 0.2, high: 0.2 },
         Surrogate::SoftGate { positive: 1.0, negative: 1.05 },
+        Surrogate::SoftWeight {
+            positive: SoftKernel { k: 2.0, lambda: 3.0 },
+            negative: SoftKernel { k: 3.0, lambda: 2.0 },
+        },
     ] {
         for level in [RatioLevel::Token, RatioLevel::Sequence, RatioLevel::SequenceToken] {
             let loss = PolicyGradientLoss { level, surrogate, off_policy_mask_threshold: 1e-3 };

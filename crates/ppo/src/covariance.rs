@@ -10,8 +10,8 @@ use duel_objectives::token_covariances;
 use duel_spec::seeds::{self, Stream};
 use duel_spec::{CovarianceControl, RolloutSettings};
 
-/// Leaves out the advantage of some tokens of a rollout (Clip-Cov, eq. 13), or has their KL to its policy penalized (KL-Cov,
-/// eq. 15).
+/// Leaves out the advantage of some tokens of a rollout (Clip-Cov, eq. 11–12), or has their KL to its policy penalized (KL-Cov,
+/// eq. 13–14).
 ///
 /// # Shapes
 /// `advantages`: `[B, T]`

@@ -3,6 +3,7 @@
 mod covariance;
 pub mod invariants;
 mod iteration_start;
+mod law;
 mod online_dpo;
 mod policy;
 mod policy_gradient;

@@ -1,4 +1,5 @@
-//! Online DPO: fresh pairs of the policy's own responses, labelled by a scorer, under DPO's loss. Guo et al. 2024.
+//! Online DPO: fresh pairs of the policy's own responses, labelled by a scorer, under DPO's loss. Guo et al. 2024. With `xpo_alpha`
+//! it is XPO: the second response is the reference's, and log π of it is penalized. Xie et al. 2024, alg. 1.
 //!
 //! Deviations from the paper: a label is drawn from Bradley–Terry at `label_temperature` (0: the higher score, as there);
 //! several updates per rollout, with PPO's stop at `target_kl`.
@@ -77,12 +78,22 @@ impl OnlineDpo {
         preference_loss(&loss, &logp, rollout.beta)
     }
 
+    /// XPO's bonus: α times the mean log π of the reference's responses, the second ones, `[1]`.
+    fn exploration(&self, rollout: &Rollout, rows: &[usize], logp: Tensor<2>) -> Tensor<1> {
+        let both = rollout.mask_of(rows).row_sums(logp).reshape([rows.len() / 2, 2]); // [b/2, 2]
+        both.narrow(1, 1, 1).mean() * self.settings.xpo_alpha
+    }
+
     /// Step 3's loss of some pairs, two rows each.
     fn loss(&self, rollout: &Rollout, labels: &[bool], actor: &Policy, rows: &[usize]) -> PolicyLoss {
         let (s, reader) = (&self.settings.shared, &self.collector.context.train_reader);
         let logp = PolicyOutput::of(s, reader, actor, &reader.tokens(&rollout.responses.select(rows))).logp; // [b, T]
         let outcome = self.outcome(rollout, labels, rows, logp.clone());
-        PolicyLoss::unclipped(outcome.loss, logp, rows_of(&rollout.logp, rows), &rollout.mask_of(rows))
+        let loss = match self.settings.xpo_alpha {
+            0.0 => outcome.loss,
+            _ => outcome.loss + self.exploration(rollout, rows, logp.clone()),
+        };
+        PolicyLoss::unclipped(loss, logp, rows_of(&rollout.logp, rows), &rollout.mask_of(rows))
     }
 }
 
@@ -99,12 +110,18 @@ impl Method for OnlineDpo {
     fn iteration(&mut self, prompts: &Vec<Vec<u32>>, learner: &mut Learner<Policy>) -> Result<Metrics> {
         let mut metrics = Metrics::default();
         let (s, stream) = (&self.settings.shared, Stream::OnlineDpoMinibatches);
-        // 1. Two responses per prompt from a snapshot of the policy, which of iterative DPO is the reference too.
+        // 1. Two responses per prompt from a snapshot of the policy, which of iterative DPO is the reference too; of XPO the second
+        //    is from the reference.
         if s.reference == ReferenceMode::Last {
             self.collector.set_reference(learner.module().valid());
         }
+        let sampled = if self.settings.xpo_alpha > 0.0 {
+            RolloutPrompts::of_both(prompts)
+        } else {
+            RolloutPrompts::new(prompts, 2)
+        };
         let IterationStart { rollout, behavior, updater } =
-            start_iteration(&mut self.collector, s, 2, stream, RolloutPrompts::new(prompts, 2), learner, &mut metrics)?;
+            start_iteration(&mut self.collector, s, 2, stream, sampled, learner, &mut metrics)?;
 
         // 2. Labels: which of the two is preferred. The accuracy is that of the behavior policy.
         let labels = self.labels(&rollout);
@@ -143,7 +160,8 @@ mod tests {
     #[test]
     fn labels_are_drawn_from_bradley_terry() {
         let labels = |label_temperature, pair: [f64; 2], pairs: usize| {
-            let settings = Settings { shared: settings(), pair_loss: OnlineLoss::Sigmoid, label_temperature };
+            let pair_loss = OnlineLoss::Sigmoid;
+            let settings = Settings { shared: settings(), pair_loss, label_temperature, xpo_alpha: 0.0 };
             let scores = pair.repeat(pairs);
             OnlineDpo::new(settings, context()).labels(&Rollout { scores, ..rollout([0.0; ROWS], [0.0; ROWS], 0.1) })
         };
@@ -154,6 +172,18 @@ mod tests {
             assert!((actual - expected).abs() < 0.015, "{pair:?} at {temperature}: {actual}, expected {expected}");
         }
         assert_eq!([[3.0, 2.0], [2.0, 3.0], [2.0, 2.0]].map(|pair| share(labels(0.0, pair, 10))), [1.0, 0.0, 0.0]);
+    }
+
+    /// α times the mean log π of the second responses is added: −.5 · 4 and −1 · 4 of rows 5 and 3.
+    #[test]
+    fn the_bonus_of_exploration_by_hand() {
+        let (rollout, rows) = (rollout([0.0; ROWS], [0.0; ROWS], 0.5), [4, 5, 2, 3]);
+        let tokens = [-1.5f32, -0.5, -1.5, -1.0].map(|logp| [logp; T]);
+        let logp = Tensor::<2>::from_data(tokens, context().train_reader.device());
+        let method = online_dpo();
+        let method = OnlineDpo { settings: Settings { xpo_alpha: 0.1, ..method.settings.clone() }, ..method };
+        let bonus = f64::from(host(method.exploration(&rollout, &rows, logp).inner())[0]);
+        assert!((bonus + 0.1 * (2.0 + 4.0) / 2.0).abs() < 1e-6, "{bonus}");
     }
 
     /// Pairs of a minibatch find their own labels, which say which response is chosen.

@@ -1,11 +1,14 @@
 //! The policy in training on the rows of a rollout: its log-probs, and the options of its loss.
 
+use crate::law::tempered;
 use crate::rollout::Rollout;
 use crate::rows::rows_of;
 use crate::shaping::estimate_kl;
 use burn::tensor::Tensor;
 use duel_model::{Policy, ResponseReader, Tokens};
-use duel_objectives::{PolicyGradientLoss, PolicyLoss, RatioLevel, Surrogate, entropy, full_kl, k1, token_logp};
+use duel_objectives::{
+    PolicyGradientLoss, PolicyLoss, RatioLevel, SoftKernel, Surrogate, entropy, full_kl, k1, token_logp,
+};
 use duel_spec::{ImportanceSamplingLevel, KlEstimator, KlPenalty, PolicyObjective, RolloutSettings};
 
 /// A policy's log-probs of the tokens of some responses.
@@ -26,13 +29,16 @@ impl PolicyOutput {
         states: Tensor<3>,
         tokens: &Tokens,
     ) -> Self {
+        let temperature = s.trained_temperature();
         if !s.needs_full_logits()
+            && temperature == 1.0
             && let Some(logp) = reader.token_logprobs_from_hidden(policy, states.clone(), tokens)
         {
             return Self { logp, logits: None };
         }
-        let logits = reader.logits_after(policy, states); // [b, T, V]
-        Self { logp: token_logp(logits.clone(), reader.targets(tokens)), logits: Some(logits) }
+        let logits = tempered(reader.logits_after(policy, states), temperature); // [b, T, V]
+        let logp = token_logp(logits.clone(), reader.targets(tokens)); // [b, T]
+        Self { logp, logits: s.needs_full_logits().then_some(logits) }
     }
 
     /// From the policy's tokens.
@@ -53,6 +59,13 @@ pub fn policy_gradient_loss(s: &RolloutSettings) -> PolicyGradientLoss {
         surrogate: match s.policy_loss {
             PolicyObjective::Ppo => Surrogate::Clipped { low, high, dual: s.clip_dual },
             PolicyObjective::Cispo => Surrogate::ClippedWeight { low, high },
+            PolicyObjective::Vespo => {
+                let kernel = |k, lambda| SoftKernel { k, lambda };
+                Surrogate::SoftWeight {
+                    positive: kernel(s.vespo_k_pos, s.vespo_lambda_pos),
+                    negative: kernel(s.vespo_k_neg, s.vespo_lambda_neg),
+                }
+            }
             PolicyObjective::Sapo => {
                 Surrogate::SoftGate { positive: s.sapo_temperature_pos, negative: s.sapo_temperature_neg }
             }
@@ -66,7 +79,7 @@ pub fn policy_gradient_loss(s: &RolloutSettings) -> PolicyGradientLoss {
 /// `reader` is on the autodiff device.
 ///
 /// # Source
-/// Shao et al. 2024, eq. 3; Cui et al. 2025, eq. 15, with the estimate |log π − log π_old| of their code; Schulman et al. 2017, eq. 9.
+/// Shao et al. 2024, eq. 3; Cui et al. 2025, eq. 14, with the estimate |log π − log π_old| of their code; Schulman et al. 2017, eq. 9.
 pub fn with_kl_and_entropy(
     mut policy: PolicyLoss,
     s: &RolloutSettings,
@@ -82,7 +95,8 @@ pub fn with_kl_and_entropy(
         let kl = match (&logits, &rollout.reference) {
             (Some(logits), Some(reference)) if s.kl_estimator == KlEstimator::Full => {
                 let reader = reader.valid();
-                let ref_logits = reader.logits(reference, &reader.tokens(&rollout.responses.select(rows))); // [b, T, V]
+                let ref_logits = reader.logits(reference, &reader.tokens(&rollout.responses.select(rows)));
+                let ref_logits = tempered(ref_logits, s.trained_temperature()); // [b, T, V]
                 full_kl(logits.clone(), Tensor::from_inner(ref_logits))
             }
             _ => estimate_kl(s.kl_estimator, logp, rows_of(ref_logp, rows)),
@@ -93,10 +107,10 @@ pub fn with_kl_and_entropy(
         let log_ratio = k1(logp_now, rows_of(&rollout.logp, rows)); // [b, T]
         policy.loss = policy.loss + mask.average(log_ratio.abs() * rows_of(kl_coefs, rows));
     }
-    if s.entropy_coef != 0.0
+    if rollout.entropy_coef != 0.0
         && let Some(logits) = logits
     {
-        policy.loss = policy.loss - mask.average(entropy(logits)) * s.entropy_coef;
+        policy.loss = policy.loss - mask.average(entropy(logits)) * rollout.entropy_coef;
     }
     policy
 }
@@ -155,6 +169,7 @@ mod tests {
                 [(KlPenalty::Reward, 0.0), (KlPenalty::Loss, 0.0), (KlPenalty::Reward, 0.3), (KlPenalty::Loss, 0.3)]
             {
                 let s = RolloutSettings { kl: penalty, kl_estimator, entropy_coef, ..settings() };
+                let rollout = Rollout { entropy_coef, ..rollout.clone() };
                 let output = PolicyOutput::of(&s, reader, &actor, &reader.tokens(&responses));
                 let loss = Tensor::from_data([2.0f32], reader.device());
                 let old_logp = rows_of(&rollout.logp, &ROWS_READ);

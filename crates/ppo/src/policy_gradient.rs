@@ -14,7 +14,7 @@ use crate::sampling::RolloutPrompts;
 use crate::updates::MinibatchLosses;
 use burn::tensor::Tensor;
 use duel_model::{Policy, weights::host};
-use duel_objectives::{group_decoupled, group_relative, leave_one_out};
+use duel_objectives::{gae, group_decoupled, group_relative, leave_one_out};
 use duel_spec::ids::prompt_hash;
 use duel_spec::seeds::Stream;
 use duel_spec::{KlPenalty, Normalization, RolloutSettings, metrics};
@@ -59,7 +59,8 @@ impl PolicyGradient {
 
     /// Step 2: how much better each response was than its baseline, `[B]`.
     pub(crate) fn advantages(&mut self, rollout: &Rollout) -> Tensor<1> {
-        let kl_coef = if self.settings.kl == KlPenalty::Reward { rollout.beta } else { 0.0 };
+        let s = &self.settings;
+        let kl_coef = if s.kl == KlPenalty::Reward && !s.kl_to_come { rollout.beta } else { 0.0 };
         let returns = rollout.score_tensor() - rollout.penalized_kl() * kl_coef; // [B]
         match &mut self.baseline {
             Baseline::Past { sum, n } => {
@@ -90,6 +91,17 @@ impl PolicyGradient {
             invariants::groups_are_centred(step, &advantages, group)
         })
     }
+
+    /// The advantage of each token, `[B, T]`: that of its response `[B]`, and with `kl_to_come` less the penalty of it and the tokens
+    /// after it. Hu et al. 2025 (REINFORCE++).
+    pub(crate) fn of_tokens(&self, advantages: Tensor<1>, rollout: &Rollout) -> Tensor<2> {
+        let advantages = advantages.unsqueeze_dim::<2>(1).expand(rollout.logp.dims()); // [B, T]
+        if !self.settings.kl_to_come {
+            return advantages;
+        }
+        let penalties = rollout.token_kl.clone() * rollout.beta; // [B, T]
+        advantages - gae(penalties.clone(), penalties.zeros_like(), 1.0, 1.0, &rollout.mask).advantages
+    }
 }
 
 impl Method for PolicyGradient {
@@ -116,7 +128,7 @@ impl Method for PolicyGradient {
         if let Baseline::LeaveOneOut { group } | Baseline::Group { group, .. } = self.baseline {
             metrics.check(|| self.check_groups(step, &rollout, &values, group))?;
         }
-        let raw_advantages = advantages.unsqueeze_dim::<2>(1).expand(rollout.logp.dims()); // [B, T]
+        let raw_advantages = self.of_tokens(advantages, &rollout); // [B, T]
         let normalization = self.settings.advantages;
         let advantages = normalize(raw_advantages.clone(), normalization, &rollout.mask); // [B, T]
         if normalization == Normalization::White {
@@ -126,7 +138,11 @@ impl Method for PolicyGradient {
             })?;
         }
         metrics.put(metrics::ROLLOUT_RETURN, rollout.mean_return());
-        metrics.put(metrics::ADVANTAGE_SD, (values.iter().map(|x| x * x).sum::<f64>() / values.len() as f64).sqrt());
+        let spread = match self.settings.kl_to_come {
+            true => variance(&raw_advantages, &rollout.mask),
+            false => values.iter().map(|x| x * x).sum::<f64>() / values.len() as f64,
+        };
+        metrics.put(metrics::ADVANTAGE_SD, spread.sqrt());
 
         // 3. K epochs of minibatches with the clipped loss.
         let (s, reader) = (&self.settings, &self.collector.context.train_reader);

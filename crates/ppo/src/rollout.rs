@@ -1,9 +1,10 @@
 //! Rollouts: responses of the current policy, read by policy and reference and scored.
 
 use crate::invariants;
+use crate::law::{logp_from_logits, tempered, tempered_logp};
 use crate::rows::{index, map_blocks};
 use crate::sampling::{ResponseSampler, RolloutPrompts, ScoredResponses};
-use crate::shaping::{RunningMoments, estimate_kl, next_kl_coef};
+use crate::shaping::{RunningMoments, entropy_bonus, estimate_kl, next_kl_coef};
 use crate::token_weights::SampledTokens;
 use burn::tensor::{Device, Tensor, TensorData};
 use duel_model::{Flops, Policy, ResponseReader, Responses, TransformerConfig, weights, weights::host};
@@ -17,6 +18,7 @@ use duel_spec::{
 use duel_training::invariants as training_invariants;
 use duel_training::{Metrics, Result, follow, logprobs, probes};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -66,6 +68,10 @@ pub struct Rollout {
     pub token_weights: Option<Tensor<2>>,
     /// What multiplies the KL of each token to the policy that wrote it, as a penalty, `[B, T]`; `None`: 0.
     pub token_kl_coefs: Option<Tensor<2>>,
+    /// The weight of the entropy bonus.
+    pub entropy_coef: f64,
+    /// Whether every second response is the reference's, and not the policy's.
+    pub reference_writes: bool,
     /// The reference itself, where a loss reads its full distribution.
     pub reference: Option<Policy>,
 }
@@ -85,6 +91,8 @@ pub struct RolloutCollector {
     /// The policy that the KL is measured from, where `beta > 0`, and the KL coefficient.
     reference: Option<Policy>,
     beta: f64,
+    /// The entropy coefficient.
+    entropy_coef: f64,
     /// Mean and variance of all scores so far.
     seen: RunningMoments,
     /// Rollouts made.
@@ -97,6 +105,7 @@ pub struct CollectorState {
     /// Weights of the reference, where it follows the policy.
     reference: Option<Vec<f32>>,
     beta: f64,
+    entropy_coef: f64,
     seen: RunningMoments,
     iteration: u64,
 }
@@ -106,12 +115,13 @@ impl RolloutCollector {
     pub fn state(&self) -> CollectorState {
         let following = self.reference.as_ref().filter(|_| self.settings.reference == ReferenceMode::Ema);
         let reference = following.map(weights::flatten);
-        CollectorState { reference, beta: self.beta, seen: self.seen, iteration: self.iteration }
+        let Self { beta, entropy_coef, seen, iteration, .. } = *self;
+        CollectorState { reference, beta, entropy_coef, seen, iteration }
     }
 
     /// Continues from a state.
     pub fn resume(&mut self, state: CollectorState) {
-        let CollectorState { reference, beta, seen, iteration } = state;
+        let CollectorState { reference, beta, entropy_coef, seen, iteration } = state;
         if let Some(weights) = reference {
             let unmerged = iteration == 0; // merged since the first iteration
             self.reference = self.reference.take().map(|policy| {
@@ -119,7 +129,8 @@ impl RolloutCollector {
                 weights::unflatten(policy, &weights)
             });
         }
-        (self.beta, self.seen, self.iteration) = (beta, seen, iteration);
+        (self.beta, self.entropy_coef) = (beta, entropy_coef);
+        (self.seen, self.iteration) = (seen, iteration);
     }
 
     /// `settings` in full; see `defaults.toml` for units and sources.
@@ -127,7 +138,8 @@ impl RolloutCollector {
         let beta = settings.beta;
         let reference = context.reference.take().filter(|_| beta > 0.0);
         assert_eq!(reference.is_some(), beta > 0.0, "a KL penalty needs its reference");
-        Self { context, settings, reference, beta, seen: RunningMoments::default(), iteration: 0 }
+        let entropy_coef = settings.entropy_coef;
+        Self { context, settings, reference, beta, entropy_coef, seen: RunningMoments::default(), iteration: 0 }
     }
 
     #[cfg(test)]
@@ -153,11 +165,12 @@ impl RolloutCollector {
         step: u64,
         metrics: &mut Metrics,
     ) -> Result<Rollout> {
-        let RolloutContext { reader, train_reader, scorer, seed, .. } = &self.context;
+        let RolloutContext { reader, scorer, seed, .. } = &self.context;
         let (s, space) = (&self.settings, reader.space());
         let mut sampler = ResponseSampler {
             settings: s,
             policy: actors.behavior.clone().for_inference(), // the fast path
+            second: self.reference.clone().filter(|_| prompts.reference_writes).map(Policy::for_inference),
             scorer: scorer.as_ref(),
             reader,
             seen: &mut self.seen,
@@ -167,28 +180,19 @@ impl RolloutCollector {
         };
         let ScoredResponses { responses, components, raw, scores, parts } = sampler.sample(step, prompts, metrics)?;
         let (sampled_responses, sampled) = (sampler.response_tokens, sampler.tokens);
-        // Read in the minibatches of the first epoch: the same arithmetic, so the ratios start at 1 to the last bit.
-        // Where the device has no fused log-probs, the training module reads: autodiff composes its softmax.
-        let read = |block: &Responses| {
-            let fused = reader.token_logprobs(actors.behavior, &reader.tokens(block));
-            fused.unwrap_or_else(|| logprobs::response_logp(train_reader, actors.current, block).inner())
-        };
-        let logp = map_blocks(&responses, blocks, read); // [B, T]
-        let ref_logp = self.reference.as_ref().map(|reference| logprobs::response_logp(reader, reference, &responses)); // [B, T]
+        let logp = map_blocks(&responses, blocks, |block| self.behavior_logp(actors, block)); // [B, T]
+        let ref_logp = self.reference.as_ref().map(|reference| self.reference_logp(reference, &responses)); // [B, T]
         let sampled_tokens =
             SampledTokens { settings: s, reader, policy: actors.behavior, responses: &responses, logp: &logp };
-        metrics.check(|| {
-            if self.iteration == 0 {
-                training_invariants::eos_counts_and_pad_does_not(step, reader, &responses)?;
-                probes::reads_are_sound(step, train_reader, actors.current, &responses)?;
-            }
-            sampled_tokens.check(step)
-        })?;
+        let second_logp = ref_logp.as_ref().filter(|_| prompts.reference_writes);
+        metrics.check(|| self.check(step, actors.current, sampled_tokens, second_logp))?;
 
         self.record_cost(&responses, [sampled_responses, sampled], metrics);
 
         let mask = loss_mask(s, &responses, space, reader.device()); // [B, T]
-        let token_weights = sampled_tokens.weights(&mask, metrics);
+        let entropies = sampled_tokens.entropies(); // [B, T]
+        let token_weights = sampled_tokens.weights(&mask, entropies.as_ref(), metrics);
+        let entropy_coef = entropy_bonus(s, &mut self.entropy_coef, entropies, &mask, metrics);
         let token_kl = self.token_kl(actors.behavior, &responses, &logp, ref_logp.as_ref());
         let rollout = Rollout {
             responses,
@@ -202,6 +206,8 @@ impl RolloutCollector {
             token_rewards: rewards_of_tokens(&parts, space.response_tokens, reader.device()), // [B, T]
             token_weights,
             token_kl_coefs: None,
+            entropy_coef,
+            reference_writes: prompts.reference_writes,
             reference: self.reference.clone().filter(|_| s.needs_full_logits()),
         };
         if let Some(kl) = rollout.mean_kl() {
@@ -224,12 +230,54 @@ impl RolloutCollector {
         metrics.cost.flops += scorer_flops * sampled as f64;
     }
 
+    /// The responses are read soundly, and are those that were sampled; `second_logp` `[B, T]`: of the reference, where it writes every
+    /// second one.
+    fn check(
+        &self,
+        step: u64,
+        current: &Policy,
+        sampled: SampledTokens<'_>,
+        second_logp: Option<&Tensor<2>>,
+    ) -> Result<()> {
+        let RolloutContext { reader, train_reader, .. } = &self.context;
+        if self.iteration == 0 {
+            training_invariants::eos_counts_and_pad_does_not(step, reader, sampled.responses)?;
+            probes::reads_are_sound(step, train_reader, current, sampled.responses)?;
+        }
+        match (&self.reference, second_logp) {
+            (Some(reference), Some(logp)) => sampled.check_alternating(step, reference, logp),
+            _ => sampled.check(step),
+        }
+    }
+
+    /// Log-probs of some responses under the policy that wrote them, `[b, T]`.
+    ///
+    /// They are read in the minibatches of the first epoch: the same arithmetic, so the ratios start at 1 to the last bit. Where the
+    /// device has no fused log-probs, and at a temperature, the training module reads: autodiff composes its softmax.
+    fn behavior_logp(&self, actors: BehaviorAndCurrent<'_>, block: &Responses) -> Tensor<2> {
+        let RolloutContext { reader, train_reader, .. } = &self.context;
+        match self.settings.trained_temperature() {
+            1.0 => reader
+                .token_logprobs(actors.behavior, &reader.tokens(block))
+                .unwrap_or_else(|| logprobs::response_logp(train_reader, actors.current, block).inner()),
+            temperature => logp_from_logits(train_reader, actors.current, block, temperature).inner(),
+        }
+    }
+
+    /// Log-probs of all responses under the reference, `[B, T]`.
+    fn reference_logp(&self, reference: &Policy, responses: &Responses) -> Tensor<2> {
+        match self.settings.trained_temperature() {
+            1.0 => logprobs::response_logp(&self.context.reader, reference, responses),
+            temperature => tempered_logp(&self.context.reader, reference, responses, temperature),
+        }
+    }
+
     /// Forward passes of a policy over the responses of a rollout, sampling included.
     fn passes(&self) -> u64 {
         let s = &self.settings;
         let passes = if self.reference.is_some() { 3 } else { 2 };
         let full_kl = if s.penalizes_full_kl(KlPenalty::Reward) { 2 } else { 0 }; // of policy and reference
-        let entropies = u64::from(s.top_entropy_quantile < 1.0);
+        let entropies = u64::from(s.reads_entropies());
         passes + full_kl + entropies
     }
 
@@ -244,7 +292,10 @@ impl RolloutCollector {
         let (s, reader) = (&self.settings, &self.context.reader);
         match (&self.reference, ref_logp) {
             (Some(reference), _) if s.penalizes_full_kl(KlPenalty::Reward) => {
-                let read = |policy, block: &Responses| reader.logits(policy, &reader.tokens(block)); // [b, T, V]
+                let temperature = s.trained_temperature();
+                let read = |policy, block: &Responses| {
+                    tempered(reader.logits(policy, &reader.tokens(block)), temperature) // [b, T, V]
+                };
                 let each = logprobs::blocks_of_logits(reader, responses)
                     .map(|b| full_kl(read(behavior, &b), read(reference, &b)));
                 Tensor::cat(each.collect(), 0)
@@ -335,22 +386,54 @@ impl Rollout {
         self.components.iter().map(|term| (tensor_of(&term.scores, &device), term.weight)).collect()
     }
 
-    /// Mean of score minus KL penalty.
+    /// The rows of the policy's own responses.
+    fn own_rows(&self) -> Vec<usize> {
+        (0..self.responses.len()).step_by(if self.reference_writes { 2 } else { 1 }).collect()
+    }
+
+    /// The policy's own responses.
+    fn own(&self) -> Cow<'_, Self> {
+        if !self.reference_writes {
+            return Cow::Borrowed(self);
+        }
+        let rows = self.own_rows();
+        let select = |x: &Tensor<2>| x.clone().select(0, index(&rows, x));
+        Cow::Owned(Self {
+            responses: self.responses.select(&rows),
+            mask: self.mask.clone().map(|ones| select(&ones)),
+            logp: select(&self.logp),
+            ref_logp: self.ref_logp.as_ref().map(select),
+            token_kl: select(&self.token_kl),
+            scores: rows.iter().map(|&row| self.scores[row]).collect(),
+            components: self.components.iter().map(|term| term.select(&rows)).collect(),
+            token_rewards: self.token_rewards.as_ref().map(select),
+            token_weights: self.token_weights.as_ref().map(select),
+            token_kl_coefs: self.token_kl_coefs.as_ref().map(select),
+            reference: self.reference.clone(),
+            reference_writes: false,
+            ..*self
+        })
+    }
+
+    /// Mean of score minus KL penalty, of the policy's own responses.
     pub fn mean_return(&self) -> f64 {
-        mean(self.scores.iter().copied()) - self.mean_kl().map_or(0.0, |kl| self.beta * kl)
+        mean(self.own().scores.iter().copied()) - self.mean_kl().map_or(0.0, |kl| self.beta * kl)
     }
 
     fn mean_kl(&self) -> Option<f64> {
-        self.kl().map(|kl| mean(host(kl).into_iter().map(f64::from)))
+        self.own().kl().map(|kl| mean(host(kl).into_iter().map(f64::from)))
     }
 
+    /// Of the policy's own responses.
     fn record(&self, raw: &[f64], reader: &ResponseReader, metrics: &mut Metrics) {
-        let Self { responses, logp, .. } = self;
+        let own = self.own();
+        let raw: Vec<f64> = self.own_rows().into_iter().map(|row| raw[row]).collect();
+        let Self { responses, logp, .. } = own.as_ref();
         let n = responses.len() as f64;
         let distinct: HashSet<_> = responses.prompts.iter().zip(&responses.responses).collect();
         let unended = (0..responses.len()).filter(|&row| !responses.ended(row, reader.space())).count();
         metrics.put(metrics::ROLLOUT_PROXY, mean(raw.iter().copied()));
-        for RewardComponent { source, scores, .. } in &self.components {
+        for RewardComponent { source, scores, .. } in &own.components {
             if let Some(source) = source {
                 metrics.put(metric_of(*source), mean(scores.iter().copied()));
             }
@@ -360,7 +443,7 @@ impl Rollout {
             metrics.put(metrics::ROLLOUT_KL, kl);
         }
         metrics.put(metrics::ROLLOUT_LENGTH, responses.response_tokens() as f64 / n);
-        metrics.put(metrics::ROLLOUT_ENTROPY, -f64::from(host(self.all_tokens().mean(logp.clone()))[0]));
+        metrics.put(metrics::ROLLOUT_ENTROPY, -f64::from(host(own.all_tokens().mean(logp.clone()))[0]));
         metrics.put(metrics::ROLLOUT_UNENDED, unended as f64 / n);
         metrics.put(metrics::ROLLOUT_UNIQUE, distinct.len() as f64 / n);
     }
@@ -446,6 +529,8 @@ mod tests {
             token_rewards: None,
             token_weights: None,
             token_kl_coefs: None,
+            entropy_coef: 0.0,
+            reference_writes: false,
             reference: None,
         };
         assert_eq!(rollout.mean_kl(), Some(3.0)); // (1 + 1 + 2 + 2) / 2
@@ -483,6 +568,8 @@ mod tests {
             token_rewards: None,
             token_weights: None,
             token_kl_coefs: None,
+            entropy_coef: 0.0,
+            reference_writes: false,
             reference: None,
         };
         let space = TokenSpec {

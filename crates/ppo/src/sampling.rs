@@ -14,18 +14,25 @@ pub struct RolloutPrompts<'a> {
     pub group: usize,
     /// As many times in a row.
     spare: &'a [Vec<u32>],
+    /// Whether every second response is the reference's.
+    pub reference_writes: bool,
 }
 
 impl<'a> RolloutPrompts<'a> {
     /// Prompts that are all sampled once.
     pub fn new(prompts: &'a [Vec<u32>], group: usize) -> Self {
-        Self { prompts, group, spare: &[] }
+        Self { prompts, group, spare: &[], reference_writes: false }
+    }
+
+    /// Prompts twice in a row, one response each of the policy and of the reference.
+    pub fn of_both(prompts: &'a [Vec<u32>]) -> Self {
+        Self { reference_writes: true, ..Self::new(prompts, 2) }
     }
 
     /// The first `episodes` of them, of which the others may replace some.
     pub fn with_spare(prompts: &'a [Vec<u32>], episodes: usize, group: usize) -> Self {
         let (prompts, spare) = prompts.split_at(episodes.min(prompts.len()));
-        Self { prompts, group, spare }
+        Self { prompts, group, spare, reference_writes: false }
     }
 }
 
@@ -46,6 +53,8 @@ pub struct ResponseSampler<'a> {
     pub settings: &'a RolloutSettings,
     /// Prepared for inference.
     pub policy: Policy,
+    /// Writes every second response, if another policy does.
+    pub second: Option<Policy>,
     pub scorer: &'a dyn Scorer,
     pub reader: &'a ResponseReader,
     /// Mean and variance of all scores so far.
@@ -62,7 +71,7 @@ impl ResponseSampler<'_> {
     /// # Errors
     /// Logits that are not finite, and a scorer that fails.
     pub fn sample(&mut self, step: u64, prompts: RolloutPrompts<'_>, metrics: &mut Metrics) -> Result<ScoredResponses> {
-        let RolloutPrompts { prompts, group, spare } = prompts;
+        let RolloutPrompts { prompts, group, spare, .. } = prompts;
         let mut scored = self.sample_once(step, prompts.to_vec())?;
         if group == 1 {
             return Ok(scored);
@@ -93,7 +102,17 @@ impl ResponseSampler<'_> {
     fn sample_once(&mut self, step: u64, prompts: Vec<Vec<u32>>) -> Result<ScoredResponses> {
         let (s, space) = (self.settings, self.reader.space());
         let device = self.reader.device();
-        let responses = generate_by(sampling_law(s), &self.policy, space, prompts, &mut self.rng, device);
+        let mut write = |policy: &Policy, prompts: Vec<_>| {
+            generate_by(sampling_law(s), policy, space, prompts, &mut self.rng, device)
+        };
+        let responses = match &self.second {
+            None => write(&self.policy, prompts),
+            Some(second) => {
+                let of = |first| -> Vec<_> { prompts.iter().skip(first).step_by(2).cloned().collect() };
+                let own = write(&self.policy, of(0));
+                alternating(own, write(second, of(1)))
+            }
+        };
         training_invariants::sampled_from_finite(step, &responses)?;
         self.response_tokens += responses.response_tokens();
         self.tokens += responses.token_count();
@@ -138,6 +157,17 @@ impl ScoredResponses {
                 component.scores[to] = fresh.scores[from];
             }
         }
+    }
+}
+
+/// The responses of two policies, one of each in turn.
+fn alternating(first: Responses, second: Responses) -> Responses {
+    let merge = |a: Vec<Vec<u32>>, b: Vec<Vec<u32>>| a.into_iter().zip(b).flat_map(|(a, b)| [a, b]).collect();
+    Responses {
+        prompts: merge(first.prompts, second.prompts),
+        responses: merge(first.responses, second.responses),
+        logp: first.logp.into_iter().zip(second.logp).flat_map(|(a, b)| [a, b]).collect(),
+        masks: vec![],
     }
 }
 

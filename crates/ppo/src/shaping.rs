@@ -1,8 +1,10 @@
 //! From a score to the reward: scaling, clipping, the KL estimate and the KL coefficient.
 
 use burn::tensor::Tensor;
-use duel_objectives::{AdaptiveBeta, k1, k2, k3, ppo_kl_penalty_update};
-use duel_spec::{KlControl, KlEstimator, Normalization, RolloutSettings};
+use duel_model::weights::host;
+use duel_objectives::{AdaptiveBeta, ResponseMask, k1, k2, k3, ppo_kl_penalty_update};
+use duel_spec::{KlControl, KlEstimator, Normalization, RolloutSettings, metrics};
+use duel_training::Metrics;
 use serde::{Deserialize, Serialize};
 
 /// Mean and spread of all numbers seen so far. Chan et al. 1979.
@@ -98,6 +100,34 @@ pub fn next_kl_coef(s: &RolloutSettings, beta: f64, kl: f64, episodes: usize) ->
     next.clamp(s.beta / KL_COEF_RANGE, s.beta * KL_COEF_RANGE)
 }
 
+/// The entropy coefficient of the updates on a rollout of this `entropy`, in nats per token, and that of the next rollout: where the
+/// entropy is at or below its target it counts and rises, else it counts as 0 and falls.
+///
+/// # Source
+/// He et al. 2025 (Skywork-OR1), adaptive entropy control; the bounds are trl's.
+fn adaptive_entropy_coef(s: &RolloutSettings, coef: f64, entropy: f64) -> (f64, f64) {
+    let is_low = entropy <= s.entropy_target;
+    let step = if is_low { s.entropy_coef_delta } else { -s.entropy_coef_delta };
+    (if is_low { coef } else { 0.0 }, (coef + step).clamp(s.entropy_coef_min, s.entropy_coef_max))
+}
+
+/// The weight of the entropy bonus in the updates on a rollout with these entropies `[B, T]`; `coef` becomes that of the next.
+pub fn entropy_bonus(
+    s: &RolloutSettings,
+    coef: &mut f64,
+    entropies: Option<Tensor<2>>,
+    mask: &ResponseMask,
+    metrics: &mut Metrics,
+) -> f64 {
+    let Some(entropies) = entropies.filter(|_| s.use_adaptive_entropy) else { return s.entropy_coef };
+    let entropy = f64::from(host(mask.mean(entropies))[0]);
+    let (now, next) = adaptive_entropy_coef(s, *coef, entropy);
+    *coef = next;
+    metrics.put(metrics::POLICY_ENTROPY, entropy);
+    metrics.put(metrics::ENTROPY_COEF, now);
+    now
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,6 +194,27 @@ mod tests {
         // 9/3 − 1 is clipped to .2; 256 of 10,000 episodes
         assert!((next(KlControl::Adaptive, 9.0) - 0.1 * (1.0 + 0.2 * 0.0256)).abs() < 1e-12);
         assert!((next(KlControl::Adaptive, 2.7) - 0.1 * (1.0 - 0.1 * 0.0256)).abs() < 1e-12);
+    }
+
+    /// trl 1.16 `GRPOTrainer`, with the entropy of the rollout in place of that of the last optimizer step.
+    #[test]
+    fn the_entropy_coefficient_follows_its_target() {
+        let s = RolloutSettings {
+            entropy_target: 0.5,
+            entropy_coef_delta: 0.25,
+            entropy_coef_min: 0.25,
+            entropy_coef_max: 1.0,
+            ..settings()
+        };
+        for (coef, entropy, expected) in [
+            (0.5, 0.4, (0.5, 0.75)),
+            (0.5, 0.5, (0.5, 0.75)),
+            (0.5, 0.6, (0.0, 0.25)),
+            (0.25, 2.0, (0.0, 0.25)),
+            (1.0, 0.1, (1.0, 1.0)),
+        ] {
+            assert_eq!(adaptive_entropy_coef(&s, coef, entropy), expected, "{coef} at {entropy}");
+        }
     }
 
     #[test]

@@ -2,9 +2,11 @@
 //! entropy is high.
 
 use crate::invariants;
+use crate::law::{tempered, tempered_logp};
+use crate::rows::index;
 use burn::tensor::{Tensor, TensorData};
 use duel_model::{Policy, ResponseReader, Responses, weights::host};
-use duel_objectives::{ResponseMask, entropy, high_entropy_tokens, token_logp};
+use duel_objectives::{ResponseMask, entropy, high_entropy_tokens};
 use duel_spec::{RolloutSettings, metrics};
 use duel_training::rounding::nudged;
 use duel_training::{Metrics, Result, logprobs};
@@ -29,7 +31,7 @@ impl SampledTokens<'_> {
     pub fn check(self, step: u64) -> Result<()> {
         let Self { settings: s, reader, policy, responses, logp } = self;
         let columns = reader.space().response_tokens;
-        if s.is_sampled_by_policy() {
+        if s.temperature == 1.0 && s.top_p == 1.0 {
             return invariants::sampled_logp_is_the_policys(
                 step,
                 &responses.logp,
@@ -38,20 +40,49 @@ impl SampledTokens<'_> {
                 || host(logprobs::response_logp(reader, &nudged(policy), responses)),
             );
         }
-        let tempered = host(self.tempered_logp(policy));
-        let reread = || host(self.tempered_logp(&nudged(policy)));
+        let is_trained = s.trained_temperature() == s.temperature;
+        let tempered = host(if is_trained { (*logp).clone() } else { self.at_temperature(policy) });
+        let reread = || host(self.at_temperature(&nudged(policy)));
         invariants::sampled_logp_is_of_its_law(step, &responses.logp, &tempered, columns, s.top_p, reread)
     }
 
-    /// The weight of each token, `[B, T]`; `None`: 1.
-    pub fn weights(self, mask: &ResponseMask, metrics: &mut Metrics) -> Option<Tensor<2>> {
+    /// The same where every second response is of a second policy, whose log-probs `[B, T]` these are.
+    ///
+    /// # Errors
+    /// A broken invariant.
+    pub fn check_alternating(self, step: u64, second: &Policy, second_logp: &Tensor<2>) -> Result<()> {
+        for (first, policy, logp) in [(0, self.policy, self.logp), (1, second, second_logp)] {
+            let rows: Vec<usize> = (first..self.responses.len()).step_by(2).collect();
+            let logp = logp.clone().select(0, index(&rows, logp)); // [B/2, T]
+            let responses = self.responses.select(&rows);
+            let Self { settings, reader, .. } = self;
+            SampledTokens { settings, reader, policy, responses: &responses, logp: &logp }.check(step)?;
+        }
+        Ok(())
+    }
+
+    /// The entropy of the policy at each token, `[B, T]`, where a setting reads it.
+    pub fn entropies(self) -> Option<Tensor<2>> {
+        let temperature = self.settings.trained_temperature();
+        let read = |block: &Responses| {
+            let logits = self.reader.logits(self.policy, &self.reader.tokens(block));
+            entropy(tempered(logits, temperature)) // [b, T]
+        };
+        self.settings.reads_entropies().then(|| self.blocks(read))
+    }
+
+    /// The weight of each token, `[B, T]`, with the entropies of all; `None`: 1.
+    pub fn weights(
+        self,
+        mask: &ResponseMask,
+        entropies: Option<&Tensor<2>>,
+        metrics: &mut Metrics,
+    ) -> Option<Tensor<2>> {
         let s = self.settings;
-        let importance = (!s.is_sampled_by_policy()).then(|| self.importance_weights(metrics)); // [B, T]
-        let entropies = (s.top_entropy_quantile < 1.0).then(|| {
-            let entropies = self.blocks(|block| entropy(self.reader.logits(self.policy, &self.reader.tokens(block))));
-            high_entropy_tokens(entropies, s.top_entropy_quantile, mask) // [B, T]
-        });
-        match (importance, entropies) {
+        let importance = (!s.samples_trained_law()).then(|| self.importance_weights(metrics)); // [B, T]
+        let high = entropies.filter(|_| s.top_entropy_quantile < 1.0);
+        let high = high.map(|entropies| high_entropy_tokens(entropies.clone(), s.top_entropy_quantile, mask)); // [B, T]
+        match (importance, high) {
             (Some(importance), Some(weights)) => Some(importance * weights),
             (importance, weights) => importance.or(weights),
         }
@@ -74,13 +105,9 @@ impl SampledTokens<'_> {
         Tensor::from_data(TensorData::new(weights, [rows, columns]), &logp.device())
     }
 
-    /// A policy's log-probs at the temperature, `[B, T]`.
-    fn tempered_logp(self, policy: &Policy) -> Tensor<2> {
-        self.blocks(|block| {
-            let tokens = self.reader.tokens(block);
-            let logits = self.reader.logits(policy, &tokens) / self.settings.temperature; // [b, T, V]
-            token_logp(logits, self.reader.targets(&tokens))
-        })
+    /// A policy's log-probs at the temperature of the samples, `[B, T]`.
+    fn at_temperature(self, policy: &Policy) -> Tensor<2> {
+        tempered_logp(self.reader, policy, self.responses, self.settings.temperature)
     }
 
     /// What `read` returns for some of the responses at a time, `[B, T]`.

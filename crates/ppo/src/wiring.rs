@@ -109,7 +109,12 @@ pub(crate) fn ppo(shared: RolloutSettings, critic: CriticBody) -> Ppo {
 
 pub(crate) fn online_dpo() -> OnlineDpo {
     OnlineDpo::new(
-        duel_spec::OnlineDpoSettings { shared: settings(), pair_loss: OnlineLoss::Sigmoid, label_temperature: 0.0 },
+        duel_spec::OnlineDpoSettings {
+            shared: settings(),
+            pair_loss: OnlineLoss::Sigmoid,
+            label_temperature: 0.0,
+            xpo_alpha: 0.0,
+        },
         context(),
     )
 }
@@ -261,15 +266,24 @@ fn every_method_resumes_from_its_state() {
     resumes("PPO", || ppo(settings(), CriticBody::Separate), actor_critic(CriticBody::Separate));
     let past = Baseline::Past { sum: 0.0, n: 0.0 };
     resumes("REINFORCE", || PolicyGradient::new(past, settings(), context()), actor());
-    let online =
-        || duel_spec::OnlineDpoSettings { shared: settings(), pair_loss: OnlineLoss::Sigmoid, label_temperature: 1.0 };
+    let online = || duel_spec::OnlineDpoSettings {
+        shared: settings(),
+        pair_loss: OnlineLoss::Sigmoid,
+        label_temperature: 1.0,
+        xpo_alpha: 0.0,
+    };
     resumes("online DPO", || OnlineDpo::new(online(), context()), actor());
+    let xpo = || duel_spec::OnlineDpoSettings { xpo_alpha: 0.1, ..online() };
+    resumes("XPO", || OnlineDpo::new(xpo(), context()), actor());
     let no_kl = || RolloutSettings { beta: 0.0, scores: Normalization::White, ..self::settings() };
     resumes("REINFORCE without a reference", || PolicyGradient::new(past, no_kl(), context()), actor());
     let dynamic = || RolloutSettings { dynamic_sampling_rounds: 2, episodes: 4, ..settings() };
     let group = Baseline::Group { group: 2, scale: true };
     let even = || RolloutContext { scorer: Arc::new(sampling::EqualOnEven), ..context() };
     resumes("GRPO with dynamic sampling", || PolicyGradient::new(group, dynamic(), even()), actor());
+    let adaptive =
+        || RolloutSettings { use_adaptive_entropy: true, entropy_target: 9.0, entropy_coef: 0.1, ..settings() };
+    resumes("REINFORCE with adaptive entropy", || PolicyGradient::new(past, adaptive(), context()), actor());
     resumes("RAFT", || Raft::new(duel_spec::RaftSettings { shared: settings(), group: 2 }, context()), actor());
 }
 
@@ -423,6 +437,8 @@ pub(crate) fn rollout(scores: [f64; ROWS], apart: [f64; ROWS], beta: f64) -> Rol
         token_rewards: None,
         token_weights: None,
         token_kl_coefs: None,
+        entropy_coef: 0.0,
+        reference_writes: false,
         reference: None,
     }
 }
@@ -469,6 +485,28 @@ fn advantages_by_hand() {
     assert_eq!(past[1], [4.0; ROWS]);
 }
 
+/// With `kl_to_come` the baseline is of scores, and each token pays for itself and those after it.
+#[test]
+fn the_kl_to_come_by_hand() {
+    let rollout = rollout([1.0, 3.0, 2.0, 2.0, 0.0, 4.0, 5.0, 1.0], [0.0, 1.0, 0.0, 0.0, 0.0, 0.0, -0.5, 0.0], 0.5);
+    let settings = RolloutSettings { kl_to_come: true, ..settings() };
+    for baseline in [Baseline::Group { group: 2, scale: false }, Baseline::Past { sum: 4.0, n: 2.0 }] {
+        let mut method = PolicyGradient::new(baseline, settings.clone(), context());
+        let advantages = method.advantages(&rollout);
+        let tokens = weights::host(method.of_tokens(advantages, &rollout));
+        let of_scores: Vec<f32> = match baseline {
+            Baseline::Past { .. } => rollout.scores.iter().map(|score| *score as f32 - 2.0).collect(),
+            _ => vec![-1.0, 1.0, 0.0, 0.0, -2.0, 2.0, 2.0, -2.0],
+        };
+        for (cell, actual) in tokens.into_iter().enumerate() {
+            let to_come = (T - cell % T) as f32;
+            let penalty = [0.0, 0.5, 0.0, 0.0, 0.0, 0.0, -0.25, 0.0][cell / T] * to_come;
+            let expected = of_scores[cell / T] - penalty;
+            assert!((actual - expected).abs() < 1e-6, "{baseline:?}, {cell}: {actual}, by hand {expected}");
+        }
+    }
+}
+
 /// GRPO's advantages in groups of two are ±√½: half a difference over its standard deviation.
 #[test]
 fn the_spread_of_scaled_advantages_is_that_of_their_groups() -> Result<()> {
@@ -503,7 +541,12 @@ fn a_reference_that_follows_moves_by_one_minus_its_decay() {
 fn the_last_policy_is_the_reference_of_a_round() {
     for (reference, is_last) in [(ReferenceMode::Last, true), (ReferenceMode::Frozen, false)] {
         let shared = RolloutSettings { reference, ..settings() };
-        let settings = duel_spec::OnlineDpoSettings { shared, pair_loss: OnlineLoss::Sigmoid, label_temperature: 0.0 };
+        let settings = duel_spec::OnlineDpoSettings {
+            shared,
+            pair_loss: OnlineLoss::Sigmoid,
+            label_temperature: 0.0,
+            xpo_alpha: 0.0,
+        };
         let (mut method, mut learner) = (OnlineDpo::new(settings, context()), learner(policy(2).train()));
         for round in 0..3 {
             let metrics = method.iteration(&prompts(2), &mut learner).unwrap_or_else(|e| panic!("{e}"));

@@ -207,6 +207,8 @@ fn golden_ppo_updates_minibatch_by_minibatch() {
         token_rewards: None,
         token_weights: None,
         token_kl_coefs: None,
+        entropy_coef: start.settings.shared.entropy_coef,
+        reference_writes: false,
         reference: None,
     };
     let rewards = shaped_rewards(&start.settings, &rollout);

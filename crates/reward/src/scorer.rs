@@ -52,6 +52,14 @@ impl RewardComponent {
     pub fn alone(scores: Vec<f64>) -> Self {
         Self { source: None, weight: 1.0, scores, parts: vec![] }
     }
+
+    /// Of these rows alone.
+    pub fn select(&self, rows: &[usize]) -> Self {
+        let Self { source, weight, scores, parts } = self;
+        let scores = rows.iter().map(|&row| scores[row]).collect();
+        let parts = rows.iter().filter_map(|&row| parts.get(row).cloned()).collect();
+        Self { source: *source, weight: *weight, scores, parts }
+    }
 }
 
 /// The weighted sum of several rewards, `[B]`.

@@ -2,6 +2,7 @@
 //! each step takes on this machine (`step_time.rs`).
 
 use crate::error::Result;
+use crate::iteration_estimate::{IterationEstimate, ModelSizes, reads, sampled_per_episode, update_reads};
 use crate::plan::{Plan, Stage, StageKind};
 use crate::sources;
 use crate::step_time::{RolloutWork, StepKind, StepTimes};
@@ -10,8 +11,8 @@ use duel_data::grammar::RESPONSES;
 use duel_model::{Flops, TransformerConfig};
 use duel_reward::PretrainedReward;
 use duel_spec::{
-    CriticBody, DpoSettings, Experiment, JudgeKind, KlPenalty, MethodSettings, ModelNumbers, PairInput, RewardSource,
-    RmModel, RolloutSettings, TokenSpec, WorldKind,
+    CriticBody, DpoSettings, Experiment, JudgeKind, MethodSettings, ModelNumbers, PairInput, RewardSource, RmModel,
+    RolloutSettings, TokenSpec, WorldKind,
 };
 use serde::Serialize;
 use std::path::Path;
@@ -215,24 +216,29 @@ impl<'a> Estimator<'a> {
         (flops, seconds, memory)
     }
 
-    /// Epochs over the train rows, and the loss on validation rows at each point of the curve.
+    /// Epochs over the train rows, or as many steps as the budget lasts for, and the loss on validation rows at each point of the curve.
     fn dpo_cost(&self, dpo: &DpoSettings) -> (f64, f64, f64) {
-        let Experiment { stages, evaluation, learner, .. } = self.experiment;
-        let policy = Flops::policy(&self.sizes.config);
-        let batch = dpo.batch_size.min(stages.pairs.rows);
-        let trained = (2 * batch) as f64 * dpo.steps(stages.pairs.rows) as f64;
+        let Experiment { stages, evaluation, learner, budget, .. } = self.experiment;
+        let rows = stages.pairs.rows;
+        let each = IterationEstimate::of_pairs(dpo, rows, self.model_sizes(0.0));
+        let sequences = (2 * dpo.batch_size.min(rows)) as f64;
         // mismatched responses are read by policy and reference, those of a batch by a reference that follows the policy, and
         // every row once by the reference where its log-probs weigh tokens
-        let mismatched = f64::from(dpo.takes(PairInput::Mismatched)) * 2.0 * trained;
-        let followed = f64::from(dpo.sync_ref_model) * trained;
-        let own_pass = if dpo.ld_alpha == 1.0 { 0.0 } else { 2.0 * stages.pairs.rows as f64 };
-        let scored = mismatched + followed + own_pass;
-        let logits = f64::from(dpo.use_weighting) * trained;
+        let scored = sequences * (2.0 * f64::from(dpo.takes(PairInput::Mismatched)) + f64::from(dpo.sync_ref_model));
+        let step = |steps: f64| {
+            let training =
+                self.times.seconds_in_batches(StepKind::Train, sequences * steps, 2.0 * dpo.batch_size as f64);
+            training + self.read(scored * steps)
+        };
+        let steps = match budget.is_set() {
+            true => each.iterations(*budget, step(1.0)),
+            false => dpo.steps(rows) as f64,
+        };
+        let own_pass = if dpo.ld_alpha == 1.0 { 0.0 } else { 2.0 * rows as f64 };
         let evaluated = evaluation.curve_points as f64 * 2.0 * stages.pairs.holdout_rows as f64;
-        let head = Flops::head(&self.sizes.config).forward * logits;
-        let flops = (policy.forward * (3.0 * trained + scored) + head) * self.sizes.space.context() as f64;
-        let training = self.times.seconds_in_batches(StepKind::Train, trained, 2.0 * dpo.batch_size as f64);
-        let seconds = training + self.read(scored + evaluated);
+        let columns = self.sizes.space.context() as f64;
+        let flops = steps * each.flops + Flops::policy(&self.sizes.config).forward * own_pass * columns;
+        let seconds = step(steps) + self.read(own_pass + evaluated);
         let models = 1.0 + f64::from(dpo.holds_reference()) * 0.3;
         // the reference that follows a pretrained model on adapters has weights of its own
         let copied = dpo.sync_ref_model && self.experiment.is_pretrained();
@@ -244,9 +250,6 @@ impl<'a> Estimator<'a> {
 
     /// Iterations of rolling out, reading, scoring and updating.
     fn rollout_cost(&self, method: &MethodSettings, shared: &RolloutSettings) -> (f64, f64, f64) {
-        let (policy, scalar) = (Flops::policy(&self.sizes.config), Flops::scalar(&self.sizes.config));
-        let (columns, response_tokens) = (self.sizes.space.context() as f64, self.sizes.space.response_tokens as f64);
-        let rows = (shared.iterations * shared.episodes) as f64;
         let critic = match method {
             MethodSettings::Ppo(ppo) if ppo.critic == CriticBody::Separate => 1.0,
             _ => 0.0,
@@ -259,31 +262,29 @@ impl<'a> Estimator<'a> {
         let relative_seconds = self.reward.relative_seconds * learned + self.judge.relative_seconds * judged;
         // of the policy's shape, whose memory is counted with the policy's
         let judges = if self.reward.weights == 0.0 { learned } else { 0.0 };
-        let updates = shared.epochs as f64 * rows * columns;
-        // log-probs of policy and reference, and the logits of both where a KL is over the whole vocabulary
-        let full_kl = |kl| f64::from(shared.penalizes_full_kl(kl));
-        let reads = 1.0
-            + f64::from(shared.beta > 0.0)
-            + 2.0 * full_kl(KlPenalty::Reward)
-            + f64::from(shared.top_entropy_quantile < 1.0);
-        let update_reads = full_kl(KlPenalty::Loss);
-        let sampled = rows * sampled_per_episode(shared);
-        let flops = policy.forward
-            * (sampled * response_tokens + reads * rows * columns + (3.0 + update_reads) * updates)
-            + scoring * sampled * columns
-            + scalar.forward * critic * (rows * columns + 3.0 * updates);
+        let each = IterationEstimate::of_rollout(shared, critic, self.model_sizes(scoring));
         let iteration = RolloutWork {
             episodes: shared.episodes as f64,
             sampled: shared.episodes as f64 * sampled_per_episode(shared),
             minibatches: shared.minibatches as f64,
             epochs: shared.epochs as f64,
-            reads: reads + update_reads * shared.epochs as f64,
+            reads: reads(shared) + update_reads(shared) * shared.epochs as f64,
             scalar_reads: relative_seconds * sampled_per_episode(shared) + critic,
             critics: critic,
         };
-        let seconds = shared.iterations as f64 * self.times.rollout(&iteration);
+        let seconds = self.times.rollout(&iteration);
+        let budget = self.experiment.budget;
+        let iterations = match budget.is_set() {
+            true => each.iterations(budget, seconds),
+            false => shared.iterations as f64,
+        };
         let batch = (shared.episodes / shared.minibatches) as f64 / self.experiment.learner.accumulate as f64;
-        (flops, seconds, self.memory(1.0 + critic + 0.3 * (1.0 + judges), batch.max(64.0)))
+        let memory = self.memory(1.0 + critic + 0.3 * (1.0 + judges), batch.max(64.0));
+        (iterations * each.flops, iterations * seconds, memory)
+    }
+
+    fn model_sizes(&self, scorer: f64) -> ModelSizes<'_> {
+        ModelSizes { config: &self.sizes.config, space: &self.sizes.space, scorer }
     }
 
     /// Measuring a policy so often on a curve, and once at its end.
@@ -334,11 +335,6 @@ impl<'a> Estimator<'a> {
         let logits = batch * (self.sizes.space.response_tokens * self.sizes.config.vocabulary) as f64;
         (4.0 * logits).min(self.experiment.learner.logits_bytes() as f64)
     }
-}
-
-/// Responses sampled for one that is trained on: with dynamic sampling, if half of the groups have no spread in each round.
-fn sampled_per_episode(shared: &RolloutSettings) -> f64 {
-    2.0 - 0.5f64.powi(shared.dynamic_sampling_rounds as i32)
 }
 
 /// Seconds until a plan is done, its stages as long as they are estimated, so many at once; those that are there take none.

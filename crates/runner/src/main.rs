@@ -7,6 +7,7 @@ mod commands;
 mod error;
 mod estimate;
 mod executors;
+mod iteration_estimate;
 mod judge_files;
 mod log;
 mod merge;

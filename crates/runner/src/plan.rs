@@ -172,10 +172,7 @@ impl Plan {
                 plan.add(StageKind::Yardstick, seed, json!({"evaluation": evaluation}), with(&[sft, pairs, rm]), None);
                 [sft, pairs, rm, reference]
             });
-            let settings = json!({
-                "learner": learner, "method": &cell.point.method, "evaluation": evaluation, "arm": &cell.arm,
-                "point": &cell.point.label
-            });
+            let settings = cell_settings(experiment, &learner, &cell);
             let needs = match cell.point.method {
                 MethodSettings::Dpo(_) => with(&[sft, pairs, rm, reference]),
                 _ => with(&[sft, pairs, rm]),
@@ -243,6 +240,18 @@ fn learner_settings(experiment: &Experiment) -> Value {
     let mut settings = json!(&experiment.learner);
     if let Some(settings) = settings.as_object_mut() {
         settings.remove("logits_memory");
+    }
+    settings
+}
+
+/// What the key of a cell holds of its arm's settings.
+fn cell_settings(experiment: &Experiment, learner: &Value, cell: &Cell) -> Value {
+    let mut settings = json!({
+        "learner": learner, "method": &cell.point.method, "evaluation": &experiment.evaluation, "arm": &cell.arm,
+        "point": &cell.point.label
+    });
+    if experiment.budget.is_set() {
+        settings["budget"] = json!(experiment.budget);
     }
     settings
 }
@@ -385,6 +394,16 @@ mod tests {
         assert!(moved(&before, &after).is_empty());
         let other = plan(&format!("{TEXT}[learner]\nclip_norm = 2.0\n"));
         assert!(!moved(&before, &other).is_empty());
+    }
+
+    #[test]
+    fn a_budget_is_part_of_the_keys_of_the_arms() {
+        let before = plan(TEXT);
+        let with = |amount: &str| plan(&format!("{TEXT}[budget]\nunit = \"tokens\"\namount = {amount}\n"));
+        let cells = before.stages.iter().filter(|stage| stage.kind == StageKind::Cell).count();
+        assert_eq!(moved(&before, &with("1000")).len(), cells);
+        assert_eq!(moved(&with("1000"), &with("2000")).len(), cells);
+        assert!(moved(&with("1000"), &with("1e3")).is_empty());
     }
 
     /// Labels of the stages whose hashes are not the same.

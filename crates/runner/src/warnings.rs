@@ -22,11 +22,14 @@ pub(crate) fn warnings(experiment: &Experiment) -> Vec<String> {
             warnings.extend(high_rate_of_all_weights("sft", stages.sft.learning_rate));
         }
         let rows = (world.kind == WorldKind::Grammar).then_some(world.grammar.sft_rows);
-        warnings.extend(rows.and_then(|rows| left_out("sft", rows, stages.sft.batch_size)));
+        warnings.extend(
+            rows.filter(|_| stages.sft.drop_last).and_then(|rows| left_out("sft", rows, stages.sft.batch_size)),
+        );
     }
     if stages.rm.model == RmModel::Transformer && stages.rm.steps > 0 {
         warnings.extend(without_updates("rm", learner, stages.rm.steps as u64, stages.rm.learning_rate));
-        warnings.extend(pairs.and_then(|rows| left_out("rm", rows, stages.rm.batch_size)));
+        warnings
+            .extend(pairs.filter(|_| stages.rm.drop_last).and_then(|rows| left_out("rm", rows, stages.rm.batch_size)));
         warnings.extend(high_rate(&stages.rm));
     }
     if let (RmModel::Linear, Some(rows)) = (stages.rm.model, pairs)
@@ -38,12 +41,17 @@ pub(crate) fn warnings(experiment: &Experiment) -> Vec<String> {
             ROWS_PER_WEIGHT * weights
         ));
     }
+    warnings.extend(experiment.budget.warning().map(str::to_owned));
     for (name, arm) in &experiment.arms {
         let of_arm = arm.representative_points().into_iter().flat_map(|point| {
             let name = format!("arm {name}");
             let is_in_full = experiment.is_pretrained() && !point.method.common().lora;
             let rate = is_in_full.then(|| high_rate_of_all_weights(&name, point.method.learning_rate())).flatten();
-            of_point(&name, &point, learner, pairs).into_iter().chain(rate)
+            let of_point = match experiment.budget.is_set() {
+                true => left_out_of_point(&name, &point, pairs).into_iter().collect(),
+                false => of_point(&name, &point, learner, pairs),
+            };
+            of_point.into_iter().chain(rate)
         });
         for warning in of_arm {
             if !warnings.contains(&warning) {
@@ -68,7 +76,7 @@ fn of_point(name: &str, point: &ArmPoint, learner: &LearnerSettings, pairs: Opti
             let Some(rows) = pairs else { return warnings };
             let updates = dpo.steps(rows);
             warnings.extend(without_updates(name, learner, updates, dpo.learning_rate));
-            warnings.extend(dpo.drop_last.then(|| left_out(name, rows, dpo.batch_size)).flatten());
+            warnings.extend(left_out_of_point(name, point, Some(rows)));
             if dpo.sync_ref_model && dpo.ref_model_sync_steps >= updates {
                 let steps = dpo.ref_model_sync_steps;
                 warnings.push(format!(
@@ -87,6 +95,14 @@ fn of_point(name: &str, point: &ArmPoint, learner: &LearnerSettings, pairs: Opti
         _ => {}
     }
     warnings
+}
+
+/// Rows of an arm on pairs that an epoch has no batch for.
+fn left_out_of_point(name: &str, point: &ArmPoint, pairs: Option<usize>) -> Option<String> {
+    match &point.method {
+        MethodSettings::Dpo(dpo) if dpo.drop_last => left_out(name, pairs?, dpo.batch_size),
+        _ => None,
+    }
 }
 
 /// A training whose every update is at rate 0.

@@ -1,6 +1,7 @@
 //! Checks of an experiment: of single values before they are typed, then of how they fit together.
 
 mod arms;
+mod budget;
 mod choices;
 mod claims;
 mod key_pattern;
@@ -32,6 +33,7 @@ pub(crate) fn check_experiment(experiment: &Experiment, document: &Document) -> 
     limits::check_limits(experiment, document)?;
     slurm::check_slurm(&experiment.slurm, document)?;
     world::check_heads(experiment, document)?;
+    budget::check_budget(experiment, document)?;
     arms::check_updates(experiment, document)?;
     rewards::check_rewards(experiment, document)?;
     arms::check_unused(experiment, document)?;

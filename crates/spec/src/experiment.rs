@@ -1,6 +1,7 @@
 //! The typed experiment, and the cells it spans.
 
 use crate::arm::{Arm, Cell};
+use crate::budget::BudgetSettings;
 use crate::claim::Claim;
 use crate::defaults::typed_default;
 use crate::learner::{LearnerSettings, ModelShape};
@@ -23,6 +24,7 @@ pub struct Experiment {
     pub model: ModelShape,
     pub learner: LearnerSettings,
     pub stages: Stages,
+    pub budget: BudgetSettings,
     pub tuning: TuningSettings,
     pub evaluation: EvaluationSettings,
     pub slurm: SlurmSettings,

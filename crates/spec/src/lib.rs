@@ -4,6 +4,7 @@
 //! Depends on no tensor and no parquet.
 
 mod arm;
+mod budget;
 mod checks;
 mod claim;
 mod columns;
@@ -34,6 +35,7 @@ mod values;
 mod world;
 
 pub use arm::{Arm, ArmPoint, Cell};
+pub use budget::{BudgetSettings, BudgetUnit};
 pub use claim::{ArmRef, Claim, ClaimMetric, ClaimRule};
 pub use columns::ColumnRole;
 pub use defaults::defaults_text;
@@ -47,7 +49,7 @@ pub use method::{
     CheckpointSelection, CommonSettings, CovarianceControl, CriticBody, CriticStart, DpoSettings, GrpoSettings,
     ImportanceSamplingLevel, KlControl, KlEstimator, KlPenalty, LoraTargets, LossReduction, MethodSettings,
     MultiObjectiveAggregation, Normalization, OnlineDpoSettings, OnlineLoss, PolicyObjective, PpoSettings,
-    RaftSettings, ReferenceMode, RewardSettings, RewardSource, RewardTerm, RlooSettings, RolloutSettings,
+    RaftSettings, ReferenceMode, RewardSettings, RewardSource, RewardTerm, RlooSettings, RolloutSettings, TrainedLaw,
     TruncationHandling,
 };
 pub use pair_loss::{PairInput, PairLoss, PairLossEntry};

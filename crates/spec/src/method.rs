@@ -3,249 +3,21 @@
 mod common;
 mod dpo;
 mod rewards;
+mod rollouts;
 
 pub(crate) use common::Conflict;
 pub use common::{CheckpointSelection, CommonSettings, LoraTargets};
 pub use dpo::DpoSettings;
 pub(crate) use rewards::REWARD_SOURCES;
 pub use rewards::{MultiObjectiveAggregation, RewardSettings, RewardSource, RewardTerm};
+pub use rollouts::{
+    CovarianceControl, ImportanceSamplingLevel, KlControl, KlEstimator, KlPenalty, LossReduction, Normalization,
+    PolicyObjective, ReferenceMode, RolloutSettings, TrainedLaw, TruncationHandling,
+};
 
 use crate::defaults::typed_default;
 use crate::pair_loss::PairInput;
 use serde::{Deserialize, Serialize};
-
-/// Where the KL penalty is applied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum KlPenalty {
-    Reward,
-    Loss,
-}
-
-/// The estimator of a token's KL; `duel_objectives` has the equations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum KlEstimator {
-    K1,
-    K2,
-    K3,
-    /// Exact, over the whole vocabulary at each position.
-    Full,
-}
-
-/// How the KL coefficient changes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum KlControl {
-    Fixed,
-    /// Ziegler et al. 2019, §2.2.
-    Adaptive,
-    /// Schulman et al. 2017, §4.
-    Target,
-}
-
-/// The reference of the KL penalty.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ReferenceMode {
-    Frozen,
-    /// An exponential moving average of the policy.
-    Ema,
-    /// The policy that writes the rollout.
-    Last,
-}
-
-/// How values are normalized.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Normalization {
-    Raw,
-    /// Divided by the standard deviation.
-    Scaled,
-    /// The same, with the mean subtracted.
-    White,
-}
-
-/// The treatment of responses cut off before EOS.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum TruncationHandling {
-    Keep,
-    Mask,
-}
-
-/// The mean that reduces a loss.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LossReduction {
-    Tokens,
-    Responses,
-    /// The sum over a response's tokens, divided by the tokens of the longest possible one. Dr. GRPO.
-    Constant,
-    /// The sum over a response's tokens. LUSPO.
-    Sum,
-}
-
-/// What is done about tokens whose log-prob and advantage are high together. Cui et al. 2025.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum CovarianceControl {
-    None,
-    /// Clip-Cov: some of them have no advantage.
-    Clip,
-    /// KL-Cov: the KL of the largest to the rollout's policy is penalized.
-    Kl,
-}
-
-/// The level of the ratio of a policy-gradient loss.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ImportanceSamplingLevel {
-    Token,
-    Sequence,
-    SequenceToken,
-}
-
-/// What keeps the ratio of a policy-gradient loss near 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PolicyObjective {
-    Ppo,
-    Cispo,
-    Sapo,
-}
-
-/// The settings shared by all methods on rollouts; `[rollouts]` in `defaults.toml`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct RolloutSettings {
-    #[serde(flatten)]
-    pub common: CommonSettings,
-    pub beta: f64,
-    pub reward: RewardSettings,
-    pub multi_objective_aggregation: MultiObjectiveAggregation,
-    pub iterations: usize,
-    pub episodes: usize,
-    pub temperature: f64,
-    pub top_p: f64,
-    pub importance_sampling_cap: f64,
-    pub epochs: usize,
-    pub minibatches: usize,
-    pub learning_rate: f64,
-    pub policy_loss: PolicyObjective,
-    pub importance_sampling_level: ImportanceSamplingLevel,
-    pub clip_range: f64,
-    pub clip_range_high: f64,
-    pub clip_dual: f64,
-    pub sapo_temperature_pos: f64,
-    pub sapo_temperature_neg: f64,
-    pub off_policy_mask_threshold: f64,
-    pub advantages: Normalization,
-    pub top_entropy_quantile: f64,
-    pub covariance_control: CovarianceControl,
-    pub covariance_share: f64,
-    pub clip_cov_low: f64,
-    pub clip_cov_high: f64,
-    pub kl_cov_coef: f64,
-    pub target_kl: f64,
-    pub kl: KlPenalty,
-    pub kl_estimator: KlEstimator,
-    pub kl_control: KlControl,
-    pub kl_target: f64,
-    pub kl_horizon: f64,
-    pub reference: ReferenceMode,
-    pub reference_decay: f64,
-    pub scores: Normalization,
-    pub score_clip: f64,
-    pub eos_penalty: f64,
-    pub overlong_buffer: usize,
-    pub overlong_penalty: f64,
-    pub dynamic_sampling_rounds: usize,
-    pub truncated: TruncationHandling,
-    pub entropy_coef: f64,
-    pub loss_mean: LossReduction,
-}
-
-impl RolloutSettings {
-    /// Whether responses are sampled from the policy itself, and not by another law.
-    pub fn is_sampled_by_policy(&self) -> bool {
-        self.temperature == 1.0 && self.top_p == 1.0
-    }
-
-    /// How far above 1 the ratio may be before it is clipped.
-    pub fn upper_clip_range(&self) -> f64 {
-        if self.clip_range_high == 0.0 { self.clip_range } else { self.clip_range_high }
-    }
-
-    /// Whether a loss needs the policy's full distribution at each position.
-    pub fn needs_full_logits(&self) -> bool {
-        self.entropy_coef != 0.0 || self.penalizes_full_kl(KlPenalty::Loss)
-    }
-
-    /// Whether a KL over the whole vocabulary is penalized there.
-    pub fn penalizes_full_kl(&self, kl: KlPenalty) -> bool {
-        self.beta > 0.0 && self.kl == kl && self.kl_estimator == KlEstimator::Full
-    }
-
-    /// Whether each of several rewards is normalized by itself.
-    pub fn normalizes_each_reward(&self) -> bool {
-        self.multi_objective_aggregation == MultiObjectiveAggregation::NormalizeThenSum
-    }
-
-    /// The setting, if any, because of which `key` is not used.
-    fn ignores(&self, key: &str) -> Option<&'static str> {
-        match key {
-            "kl_target" | "kl_horizon" if self.kl_control == KlControl::Fixed => Some("kl_control = \"fixed\""),
-            "kl_horizon" if self.kl_control == KlControl::Target => Some("kl_control = \"target\""),
-            "reference_decay" if self.reference == ReferenceMode::Frozen => Some("reference = \"frozen\""),
-            "reference_decay" if self.reference == ReferenceMode::Last => Some("reference = \"last\""),
-            "kl" | "kl_estimator" if self.beta == 0.0 => Some("beta = 0"),
-            "clip_range" | "clip_range_high" | "clip_dual" if self.policy_loss == PolicyObjective::Sapo => {
-                Some("policy_loss = \"sapo\"")
-            }
-            "clip_dual" if self.policy_loss == PolicyObjective::Cispo => Some("policy_loss = \"cispo\""),
-            "sapo_temperature_pos" | "sapo_temperature_neg" => match self.policy_loss {
-                PolicyObjective::Ppo => Some("policy_loss = \"ppo\""),
-                PolicyObjective::Cispo => Some("policy_loss = \"cispo\""),
-                PolicyObjective::Sapo => None,
-            },
-            "covariance_share" | "clip_cov_low" | "clip_cov_high" | "kl_cov_coef"
-                if self.covariance_control == CovarianceControl::None =>
-            {
-                Some("covariance_control = \"none\"")
-            }
-            "clip_cov_low" | "clip_cov_high" if self.covariance_control == CovarianceControl::Kl => {
-                Some("covariance_control = \"kl\"")
-            }
-            "kl_cov_coef" if self.covariance_control == CovarianceControl::Clip => {
-                Some("covariance_control = \"clip\"")
-            }
-            "importance_sampling_cap" if self.is_sampled_by_policy() => Some("temperature = 1 and top_p = 1"),
-            "overlong_penalty" if self.overlong_buffer == 0 => Some("overlong_buffer = 0"),
-            "eos_penalty" if self.truncated == TruncationHandling::Mask => Some("truncated = \"mask\""),
-            _ => self.multi_objective_aggregation.ignores(key),
-        }
-    }
-}
-
-impl RolloutSettings {
-    /// Settings that cannot be combined with how several rewards are summed.
-    fn conflict_of_rewards(&self, method: &str) -> Option<Conflict> {
-        self.multi_objective_aggregation.conflict(method, self.kl == KlPenalty::Reward && self.beta > 0.0)
-    }
-
-    /// A setting of the KL penalty that cannot be without one.
-    fn conflict_with_no_kl(&self) -> Option<Conflict> {
-        let (key, why) = match (self.kl_control, self.reference) {
-            _ if self.beta > 0.0 => return None,
-            (KlControl::Adaptive | KlControl::Target, _) => {
-                ("kl_control", "a coefficient of 0 stays 0, whatever it is multiplied by")
-            }
-            (_, ReferenceMode::Ema | ReferenceMode::Last) => ("reference", "without a KL penalty no reference is read"),
-            _ => return None,
-        };
-        Some(Conflict { key, with: "beta = 0".into(), why })
-    }
-}
 
 /// The loss of online DPO.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -263,10 +35,16 @@ pub struct OnlineDpoSettings {
     pub shared: RolloutSettings,
     pub pair_loss: OnlineLoss,
     pub label_temperature: f64,
+    pub xpo_alpha: f64,
 }
 
 /// Settings that only the policy-gradient loss reads.
-const POLICY_GRADIENT_KEYS: [&str; 21] = [
+const POLICY_GRADIENT_KEYS: [&str; 31] = [
+    "kl_to_come",
+    "vespo_k_pos",
+    "vespo_lambda_pos",
+    "vespo_k_neg",
+    "vespo_lambda_neg",
     "importance_sampling_cap",
     "covariance_control",
     "covariance_share",
@@ -286,6 +64,11 @@ const POLICY_GRADIENT_KEYS: [&str; 21] = [
     "kl",
     "kl_estimator",
     "entropy_coef",
+    "use_adaptive_entropy",
+    "entropy_target",
+    "entropy_coef_delta",
+    "entropy_coef_min",
+    "entropy_coef_max",
     "loss_mean",
     "truncated",
 ];
@@ -419,6 +202,14 @@ impl MethodSettings {
         }
     }
 
+    /// The settings that say how long it is trained, where there is no budget.
+    pub(crate) fn length_keys(&self) -> &'static [&'static str] {
+        match self {
+            Self::Dpo(_) => &["epochs", "max_steps"],
+            _ => &["iterations"],
+        }
+    }
+
     /// Responses per prompt in a rollout.
     pub fn group(&self) -> usize {
         match self {
@@ -459,6 +250,7 @@ impl MethodSettings {
             Self::Ppo(ppo) if key == "critic_start" && ppo.critic == CriticBody::Shared => {
                 Some("critic = \"shared\"".into())
             }
+            Self::Ppo(_) if key == "kl_to_come" => Some("method = \"ppo\"".into()),
             Self::Ppo(_) | Self::Reinforce(_) | Self::OnlineDpo(_) | Self::Raft(_)
                 if key == "dynamic_sampling_rounds" =>
             {
@@ -486,6 +278,17 @@ impl MethodSettings {
             let why = "the gradient of k1 has mean 0, so it would penalize nothing";
             return Some(Conflict { key: "kl_estimator", with: "kl = \"loss\"".into(), why });
         }
+        if let Some(RolloutSettings { policy_loss: PolicyObjective::Vespo, importance_sampling_level, .. }) =
+            self.on_policy()
+            && *importance_sampling_level != ImportanceSamplingLevel::Token
+        {
+            let why = "it weighs whole responses by the product of their tokens' ratios, whatever the level";
+            return Some(Conflict {
+                key: "importance_sampling_level",
+                with: PolicyObjective::Vespo.as_written().into(),
+                why,
+            });
+        }
         if let Self::Ppo(PpoSettings { shared, .. }) = self
             && shared.importance_sampling_level == ImportanceSamplingLevel::Sequence
         {
@@ -498,6 +301,10 @@ impl MethodSettings {
             let why = "the KL of a rollout to the policy that wrote it is 0";
             if !matches!(self, Self::OnlineDpo(_)) {
                 return Some(Conflict { key: "reference", with: method, why });
+            }
+            if matches!(self, Self::OnlineDpo(online) if online.xpo_alpha > 0.0) {
+                let why = "the last policy and the policy are the same at the beginning of a round, so that the second response explores nothing";
+                return Some(Conflict { key: "xpo_alpha", with: "reference = \"last\"".into(), why });
             }
             if *kl_control != KlControl::Fixed {
                 return Some(Conflict { key: "kl_control", with: "reference = \"last\"".into(), why });

@@ -60,6 +60,7 @@ catalogue! {
     TRAINED_TOKENS = "trained_tokens", "tokens", "tokens of backward passes, summed over the stage";
     SAMPLED_TOKENS = "sampled_tokens", "tokens", "tokens that the policy generated during the training, summed over the stage";
     STAGE_SECONDS = "stage_seconds", "s", "seconds of the whole stage, without evaluation";
+    BUDGET_USED = "budget_used", "share", "what the training used of its budget; above 1 by what its last iteration went beyond";
     CHECK_SECONDS = "check_seconds", "s", "seconds of stage_seconds spent on the training's invariants";
     // language models
     NLL_TOKEN = "nll_per_token", "nats", "negative log-likelihood over counted tokens, held-out rows";
@@ -124,6 +125,8 @@ catalogue! {
     KL_PRICE = "kl_price", "reward", "beta of the iteration: the KL coefficient", trl "train/beta";
     ROLLOUT_RETURN = "rollout_return", "reward", "mean over responses of score minus beta times k1", trl "train/objective/rlhf_reward";
     ROLLOUT_LENGTH = "rollout_length", "tokens", "mean counted tokens of the rollout's responses", trl "train/completions/mean_length";
+    POLICY_ENTROPY = "policy_entropy", "nats", "exact entropy of the rollout's policy at each counted token, mean; with use_adaptive_entropy";
+    ENTROPY_COEF = "entropy_coef", "reward per nat", "weight of the entropy bonus in the iteration's updates; with use_adaptive_entropy";
     ROLLOUT_ENTROPY = "rollout_entropy", "nats", "mean over counted tokens of minus the sampled log-probability";
     ROLLOUT_UNENDED = "rollout_unended", "share", "responses cut off before EOS", trl "train/completions/clipped_ratio";
     ROLLOUT_UNIQUE = "rollout_unique", "share", "distinct (prompt, response) over responses";

@@ -92,6 +92,7 @@ const OTHER_LIBRARIES: &[(&str, &str)] = &[
     ("loss_agg_mode", "loss_mean"),
     ("sync_ref_model", "reference"),
     ("entropy_coeff", "entropy_coef"),
+    ("total_training_steps", "budget.amount"),
     ("freezing_actor_steps", "critic_warmup"),
     ("kl_penalty", "kl_estimator"),
 ];

@@ -40,6 +40,8 @@ pub enum Stream<'a> {
     RmSamples,
     /// The epoch.
     DpoRows,
+    /// The step.
+    DpoFilter,
     /// The iteration; the same prompts for every method on rollouts.
     Prompts,
     /// The iteration.
@@ -99,6 +101,7 @@ impl Stream<'_> {
             Self::RmLora => ("rm", "lora"),
             Self::RmSamples => ("rm", "normalising samples"),
             Self::DpoRows => ("dpo", "rows"),
+            Self::DpoFilter => ("dpo", "filter"),
             Self::Prompts => ("ppo", "prompts"),
             Self::Rollout => ("ppo", "rollout"),
             Self::PpoMinibatches => ("ppo", "minibatches"),

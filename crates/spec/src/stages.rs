@@ -26,6 +26,9 @@ pub struct BaseStage {
 pub struct SftStage {
     pub steps: usize,
     pub batch_size: usize,
+    // left out where it is the default, as in `RmStage`, so that the keys of stages without it are unchanged
+    #[serde(skip_serializing_if = "is_true")]
+    pub drop_last: bool,
     pub learning_rate: f64,
     pub lora: bool,
     pub lora_rank: usize,
@@ -63,6 +66,8 @@ pub struct RmStage {
     pub from: String,
     pub steps: usize,
     pub batch_size: usize,
+    #[serde(skip_serializing_if = "is_true")]
+    pub drop_last: bool,
     pub learning_rate: f64,
     pub model: RmModel,
     pub ridge: f64,
@@ -125,6 +130,10 @@ pub enum RmCheckpointSelection {
     Last,
     /// The most accurate on validation rows.
     Best,
+}
+
+fn is_true(value: &bool) -> bool {
+    *value
 }
 
 impl SftStage {

@@ -1,10 +1,9 @@
 //! Experiment files as a whole: what is accepted, what is refused, and what is named in the error.
 
+mod rollouts;
+
 use crate::checks::range_of;
-use crate::{
-    ArmRef, ColumnRole, Document, Error, Experiment, MethodSettings, Result, RewardSettings, RewardSource,
-    RolloutSettings, Rule,
-};
+use crate::{ArmRef, ColumnRole, Document, Error, Experiment, MethodSettings, Result};
 use toml::Value;
 
 fn parse(text: &str) -> Result<Experiment> {
@@ -123,6 +122,7 @@ fn options_of_losses_on_pairs_are_combined_or_refused() {
         "ld_alpha = 0.0\nloss = \"ipo_averaged\"",
         "sync_ref_model = true\nref_model_mixup_alpha = 1\nld_alpha = 0.5",
         "dynamic_beta = 0.6\ndynamic_beta_momentum = 0.5\nmargin = 0.1",
+        "dynamic_beta_filter = 0.8\ndynamic_beta_momentum = 0.5\nuse_weighting = true",
         "loss_weights = { sigmoid = 0.8, bco = 0.2, preferred_ft = 1 }\nnll_coef = 1.0",
         "loss_weights = { robust = 1, kto = 2 }\nlabel_smoothing = 0.1\nkto_desirable = 0.5",
         "epochs = 0.5\ndrop_last = false",
@@ -135,6 +135,9 @@ fn options_of_losses_on_pairs_are_combined_or_refused() {
         ("loss = \"kto\"\nld_alpha = 0.5", "arms.a.ld_alpha", "two responses to one prompt"),
         ("loss = \"simpo\"\nld_alpha = 0.5", "arms.a.ld_alpha", "loss = \"simpo\""),
         ("loss = \"bco\"\ndynamic_beta = 0.6", "arms.a.dynamic_beta", "a mean over pairs"),
+        ("loss = \"bco\"\ndynamic_beta_filter = 0.8", "arms.a.dynamic_beta_filter", "a mean over pairs"),
+        ("loss = \"simpo\"\ndynamic_beta_filter = 0.8", "arms.a.dynamic_beta_filter", "loss = \"simpo\""),
+        ("dynamic_beta_filter = 0", "arms.a.dynamic_beta_filter", "from 1e-6 to 1"),
         ("loss = \"simpo\"\nsync_ref_model = true", "arms.a.sync_ref_model", "reads no reference"),
         ("reference_free = true\nsync_ref_model = true", "arms.a.sync_ref_model", "reference_free"),
         ("ref_model_sync_steps = 3", "arms.a.ref_model_sync_steps", "sync_ref_model = false"),
@@ -155,12 +158,18 @@ fn options_of_losses_on_pairs_are_combined_or_refused() {
     }
     let rollouts = |keys: &str| parse(&format!("[arms.a]\nmethod = {keys}\nreference = \"last\"\n"));
     assert!(rollouts("\"online_dpo\"").is_ok());
-    for keys in ["\"ppo\"", "\"online_dpo\"\nkl_control = \"target\"", "\"online_dpo\"\nreference_decay = 0.5"] {
+    for keys in [
+        "\"ppo\"",
+        "\"online_dpo\"\nxpo_alpha = 0.1",
+        "\"online_dpo\"\nkl_control = \"target\"",
+        "\"online_dpo\"\nreference_decay = 0.5",
+    ] {
         assert!(matches!(rollouts(keys), Err(Error::Clash { .. })), "{keys}");
     }
     let accumulated = |keys: &str| parse(&format!("learner.accumulate = 2\n[arms.a]\nmethod = \"dpo\"\n{keys}\n"));
     for (keys, key) in [
         ("dynamic_beta = 0.6", "arms.a.dynamic_beta"),
+        ("dynamic_beta_filter = 0.8", "arms.a.dynamic_beta_filter"),
         ("loss_weights = { sigmoid = 1, bco = 1 }", "arms.a.loss_weights"),
         ("loss = \"bco\"", "arms.a.loss"),
     ] {
@@ -437,138 +446,6 @@ fn without_a_kl_penalty_its_settings_are_refused() {
 }
 
 #[test]
-fn parts_of_a_policy_loss_fit_or_are_refused() {
-    for arm in [
-        "method = \"grpo\"\nimportance_sampling_level = \"sequence\"\nclip_range = 3e-4\nclip_range_high = 4e-4\n",
-        "method = \"ppo\"\nimportance_sampling_level = \"sequence_token\"\nclip_dual = 3\n",
-        "method = \"rloo\"\npolicy_loss = \"cispo\"\nclip_range = inf\nclip_range_high = 4.0\n",
-        "method = \"ppo\"\ntemperature = 0.7\ntop_p = 0.9\nimportance_sampling_cap = inf\n",
-        "method = \"raft\"\ntemperature = 1.2\n",
-        "method = \"ppo\"\ncovariance_control = \"clip\"\nclip_cov_high = inf\n",
-        "method = \"grpo\"\ncovariance_control = \"kl\"\nkl_cov_coef = 0.5\ncovariance_share = 0.01\n",
-        "method = \"reinforce\"\nadvantages = \"white\"\ntop_entropy_quantile = 0.2\n",
-        "method = \"reinforce\"\npolicy_loss = \"sapo\"\nsapo_temperature_neg = 2.0\n",
-        "method = \"rloo\"\ndynamic_sampling_rounds = 3\noverlong_buffer = 2\noverlong_penalty = 0.5\n",
-        "method = \"grpo\"\nloss_mean = \"constant\"\noff_policy_mask_threshold = 0.5\n",
-    ] {
-        assert_eq!(refusal(arm), None, "{arm}");
-    }
-    for (arm, says) in [
-        ("method = \"ppo\"\nimportance_sampling_level = \"sequence\"\n", "sequence_token"),
-        ("method = \"ppo\"\nclip_dual = 1.2\n", "above 1.2"),
-        ("method = \"ppo\"\nclip_range_high = 0.5\nclip_dual = 1.3\n", "above 1.5"),
-        ("method = \"ppo\"\nclip_range = inf\nclip_dual = 3\n", "set `clip_range_high`"),
-        ("method = \"ppo\"\nsapo_temperature_pos = 2\n", "not used"),
-        ("method = \"grpo\"\npolicy_loss = \"cispo\"\nclip_dual = 3\n", "not used"),
-        ("method = \"grpo\"\npolicy_loss = \"sapo\"\nclip_range_high = 0.3\n", "not used"),
-        ("method = \"ppo\"\nimportance_sampling_cap = 2\n", "not used"),
-        ("method = \"raft\"\ntemperature = 0.7\nimportance_sampling_cap = 2\n", "not used"),
-        ("method = \"ppo\"\ntemperature = 0\n", "from 0.01 to 100"),
-        ("method = \"ppo\"\nkl_cov_coef = 0.5\n", "not used"),
-        ("method = \"ppo\"\ncovariance_control = \"clip\"\nkl_cov_coef = 0.5\n", "not used"),
-        ("method = \"ppo\"\ncovariance_control = \"kl\"\nclip_cov_low = 0.5\n", "not used"),
-        ("method = \"ppo\"\ncovariance_control = \"clip\"\nclip_cov_high = 0.5\n", "at least clip_cov_low = 1"),
-        ("method = \"raft\"\ncovariance_control = \"kl\"\n", "not used"),
-        ("method = \"raft\"\nadvantages = \"white\"\n", "not used"),
-        ("method = \"online_dpo\"\ntop_entropy_quantile = 0.2\n", "not used"),
-        ("method = \"ppo\"\ntop_entropy_quantile = 1.5\n", "from 0 to 1"),
-        ("method = \"raft\"\npolicy_loss = \"sapo\"\n", "not used"),
-        ("method = \"online_dpo\"\noff_policy_mask_threshold = 0.5\n", "not used"),
-        ("method = \"reinforce\"\ndynamic_sampling_rounds = 1\n", "not used"),
-        ("method = \"raft\"\ndynamic_sampling_rounds = 1\n", "not used"),
-        ("method = \"grpo\"\ndynamic_sampling_rounds = 2000\n", "1000"),
-        ("method = \"ppo\"\noverlong_penalty = 0.5\n", "not used"),
-        ("method = \"ppo\"\npolicy_loss = \"gspo\"\n", "cispo"),
-        ("method = \"ppo\"\nclip_range_high = -0.1\n", "at least 0"),
-    ] {
-        let message = message_of(arm);
-        assert!(message.contains(says), "{arm}: {message}");
-    }
-}
-
-#[test]
-fn rewards_are_one_or_several_with_weights() {
-    let reward = |arm: &str| {
-        let experiment = parse(&format!("[world]\nkind = \"reviews\"\n[arms.a]\n{arm}\n"));
-        let method = first(&experiment.unwrap_or_else(|e| panic!("{arm}: {e}")));
-        method.on_policy().expect("on rollouts").reward.clone()
-    };
-    let weights = |reward: &RewardSettings| {
-        let sources = [RewardSource::Rm, RewardSource::Gold, RewardSource::Length, RewardSource::Rules];
-        sources.map(|source| reward.weight(source))
-    };
-    let single = reward("method = \"ppo\"\nreward = \"gold\"");
-    assert_eq!((weights(&single), single.rules()), ([None, Some(1.0), None, None], &[][..]));
-    let several = "[{ from = \"rm\" }, { from = \"length\", weight = -1 }, \
-                   { from = \"rules\", weight = 0.5, rules = [{ rule = \"json\" }] }]";
-    for method in ["ppo", "reinforce", "rloo", "grpo", "raft", "online_dpo"] {
-        let sum = reward(&format!("method = \"{method}\"\nreward = {several}"));
-        assert_eq!(weights(&sum), [Some(1.0), None, Some(-1.0), Some(0.5)], "{method}");
-        assert_eq!(sum.rules(), [Rule::Json { weight: 1.0 }]);
-    }
-    // a table each, and a run's own copy of its experiment
-    let tables = "[arms.a]\nmethod = \"grpo\"\nmulti_objective_aggregation = \"normalize_then_sum\"\n\
-                  [[arms.a.reward]]\nfrom = \"rm\"\n[[arms.a.reward]]\nfrom = \"gold\"\nweight = 0.2\n";
-    let document = Document::parse("t", tables, &[]).expect("valid");
-    let copy = Document::parse("t", &document.to_toml(), &[]).expect("a copy");
-    for document in [document, copy] {
-        let method = first(&Experiment::from_document(&document).expect("valid"));
-        assert!(method.on_policy().is_some_and(RolloutSettings::normalizes_each_reward));
-        assert!(method.maximizes(RewardSource::Gold) && !method.maximizes(RewardSource::Length));
-    }
-    let single = serde_json::to_string(&single).expect("JSON");
-    assert_eq!(single, "\"gold\"", "as before there were several");
-}
-
-#[test]
-fn rewards_that_cannot_be_summed_are_refused() {
-    let ppo = |reward: &str| format!("method = \"ppo\"\nreward = {reward}\n");
-    let gdpo = "multi_objective_aggregation = \"normalize_then_sum\"\n";
-    let two = "reward = [{ from = \"rm\" }, { from = \"length\", weight = -0.1 }]\n";
-    for (arm, says) in [
-        (ppo("\"length\""), "`rm` or `gold`"),
-        (ppo("3"), "a string"),
-        (ppo("[]"), "at least one reward"),
-        (ppo("[\"rm\", \"gold\"]"), "a list such as"),
-        (ppo("[{ weight = 1.0 }]"), "one of rm, gold, length, rules"),
-        (ppo("[{ from = \"judge\" }]"), "`rm` or `gold` or `length` or `rules`"),
-        (ppo("[{ from = \"rm\", wieght = 1.0 }]"), "did you mean `weight`?"),
-        (ppo("[{ from = \"rm\", weight = \"1\" }]"), "a number"),
-        (ppo("[{ from = \"rm\", weight = nan }]"), "the weight of \"rm\" is NaN"),
-        (ppo("[{ from = \"rm\", weight = 1e10 }]"), "from -1e9 to 1e9"),
-        (ppo("[{ from = \"rm\", weight = 0 }]"), "not 0"),
-        (ppo("[{ from = \"rm\" }, { from = \"gold\" }, { from = \"rm\" }]"), "\"rm\" twice"),
-        (ppo("[{ from = \"rules\" }]"), "\"rules\" without rules"),
-        (ppo("[{ from = \"rules\", rules = [{ rule = \"yaml\" }] }]"), "in reward 1"),
-        (ppo("[{ from = \"rules\", rules = [{ rule = \"length\", words = 1, per = 0 }] }]"), "in rule 1"),
-        (ppo("[{ from = \"gold\", rules = [{ rule = \"json\" }] }]"), "rules of \"gold\""),
-        (ppo("[{ from = \"rules\", rules = [{ rule = \"json\" }] }]"), "responses of grammar are not"),
-        (format!("method = \"ppo\"\n{gdpo}"), "not used"),
-        (format!("method = \"grpo\"\nreward = [{{ from = \"rm\", weight = 0.5 }}]\n{gdpo}"), "a single reward"),
-        (format!("method = \"ppo\"\n{two}{gdpo}"), "within the group"),
-        (format!("method = \"rloo\"\n{two}{gdpo}"), "within the group"),
-        (format!("method = \"grpo\"\nkl = \"reward\"\n{two}{gdpo}"), "none of the rewards that are normalized"),
-        (format!("method = \"grpo\"\nscale = false\n{two}{gdpo}"), "not used"),
-        (format!("method = \"grpo\"\nscores = \"white\"\n{two}{gdpo}"), "not used"),
-        (format!("method = \"grpo\"\noverlong_buffer = 3\n{two}{gdpo}"), "not used"),
-        (format!("method = \"grpo\"\n{two}multi_objective_aggregation = \"gdpo\"\n"), "normalize_then_sum"),
-        (format!("method = \"dpo\"\n{two}"), "unknown key"),
-        ("method = \"ppo\"\nreward_weights = [1.0]\n".into(), "did you mean `reward`?"),
-        ("method = \"ppo\"\ngrid.reward = [[{ from = \"rm\" }], \"gold\"]\n".into(), "a string"),
-    ] {
-        let message = message_of(&arm);
-        assert!(message.contains(says), "{arm}: {message}");
-    }
-    let no_kl =
-        format!("method = \"grpo\"\nbeta = 0\n{two}{gdpo}dynamic_sampling_rounds = 2\nadvantages = \"white\"\n");
-    assert_eq!(refusal(&no_kl), None);
-    // the position is that of the list
-    let error = parse(&format!("[arms.a]\n{}", ppo("[{ from = \"rn\" }]"))).expect_err("no such reward");
-    let span = error.span().expect("a position");
-    assert!(span.text[span.span.clone()].contains("rn"), "{:?}", &span.text[span.span.clone()]);
-}
-
-#[test]
 fn only_a_command_is_told_where_tokens_end() {
     let judge = |kind: &str| {
         let text =
@@ -582,4 +459,43 @@ fn only_a_command_is_told_where_tokens_end() {
     let plain = parse("[arms.a]\nmethod = \"ppo\"\n").expect("valid").judge;
     let plain = serde_json::to_value(&plain).expect("JSON");
     assert!(plain.get("token_ends").is_none(), "the keys of stages without it are as before");
+}
+
+#[test]
+fn a_budget_takes_the_place_of_lengths() {
+    let arms = "[arms.p]\nmethod = \"ppo\"\n[arms.d]\nmethod = \"dpo\"\n";
+    let with = |budget: &str, more: &str| parse(&format!("[budget]\n{budget}\n{arms}{more}"));
+    let flops = "unit = \"flops\"\namount = 1e12";
+    let budget = with(flops, "").expect("valid").budget;
+    assert_eq!((budget.unit, budget.amount), (crate::BudgetUnit::Flops, 1e12));
+    assert!(parse(arms).is_ok_and(|experiment| !experiment.budget.is_set()));
+    for (budget, more, says) in [
+        ("amount = 5", "", "`budget.amount` conflicts with `budget.unit = \"none\"`"),
+        ("unit = \"flops\"", "", "`budget.amount` is out of range: 0"),
+        ("unit = \"flops\"\namount = -1", "", "`budget.amount` is out of range: -1"),
+        ("unit = \"steps\"\namount = 10.5", "", "`budget.amount` is out of range: 10.5"),
+        ("unit = \"epochs\"\namount = 10", "", "`budget.unit` has an unknown value, `epochs`"),
+        (flops, "epochs = 2\n", "`arms.d.epochs` conflicts with `budget.unit = \"flops\"`"),
+        (flops, "max_steps = 9\n", "`arms.d.max_steps` conflicts"),
+        (flops, "[arms.d.grid]\nepochs = [1, 2]\n", "`arms.d.grid.epochs` conflicts"),
+        (flops, "[arms.r]\nmethod = \"rloo\"\niterations = 8\n", "`arms.r.iterations` conflicts"),
+    ] {
+        let error = with(budget, more).expect_err(says);
+        assert!(error.to_string().contains(says), "{error}");
+    }
+    // passes over a rollout are no length of a training
+    assert!(with(flops, "[arms.r]\nmethod = \"rloo\"\nepochs = 2\n").is_ok());
+}
+
+#[test]
+fn short_batches_of_the_shared_stages_are_settings_too() {
+    let arm = "[arms.d]\nmethod = \"dpo\"\n";
+    let experiment =
+        parse(&format!("[stages.sft]\ndrop_last = false\n[stages.rm]\ndrop_last = false\n{arm}")).expect("valid");
+    assert!(!experiment.stages.sft.drop_last && !experiment.stages.rm.drop_last);
+    let error = parse(&format!("[stages.rm]\nmodel = \"linear\"\ndrop_last = false\n{arm}")).expect_err("unused");
+    assert!(error.to_string().contains("`stages.rm.drop_last` conflicts with `model = \"linear\"`"), "{error}");
+    // stages that drop it are called as they were before the setting
+    let json = serde_json::to_value(&parse(arm).expect("valid").stages).expect("plain data");
+    assert!(json["sft"].get("drop_last").is_none() && json["rm"].get("drop_last").is_none(), "{json}");
 }

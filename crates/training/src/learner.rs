@@ -168,6 +168,16 @@ impl<M: Module> Learner<M> {
         self.state.skipped
     }
 
+    /// Updates made and skipped: the place in the schedule.
+    pub fn planned(&self) -> u64 {
+        self.state.step + self.state.skipped
+    }
+
+    /// Sets the number of planned updates at which the schedule ends.
+    pub fn set_total(&mut self, total: u64) {
+        self.total = total;
+    }
+
     /// Updates of the whole module at a rate above 0.
     pub fn updates_made(&self) -> u64 {
         self.state.updates
@@ -279,8 +289,7 @@ impl<M: Module> Learner<M> {
         if step == 0 {
             self.check_zero_rate(&gradient)?;
         }
-        let planned = step + self.state.skipped;
-        let learning_rate = rate(&self.settings, self.learning_rate, planned, self.total);
+        let learning_rate = rate(&self.settings, self.learning_rate, self.planned(), self.total);
         let norms = self.step_groups(&gradient, scale, learning_rate);
         self.spare = gradient;
         invariants::finite(step + 1, "the norm of the step, and so a weight,", norms.update)?;

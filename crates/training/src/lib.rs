@@ -2,6 +2,7 @@
 //! of responses, supervised fine-tuning. Knows no particular preference method.
 
 mod best_checkpoint;
+mod budget;
 mod dropout;
 mod error;
 mod following_reference;
@@ -18,6 +19,7 @@ pub mod sft;
 mod splits;
 
 pub use best_checkpoint::BestCheckpoint;
+pub use budget::BudgetSchedule;
 pub use error::{Error, FAULT_OF_DUEL};
 pub use following_reference::follow;
 pub use learner::{Learner, LearnerState, Update, norm};

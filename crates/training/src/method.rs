@@ -1,10 +1,10 @@
 //! The interface between the shared training loop and the methods. The loop knows no algorithm.
 
-use crate::{BestCheckpoint, Error, Learner, LearnerState, Result, Splits, Update};
+use crate::{BestCheckpoint, BudgetSchedule, Error, Learner, LearnerState, Result, Splits, Update};
 use burn::module::Module;
 use duel_model::without_counting;
 use duel_spec::metrics::{self, Metric};
-use duel_spec::{Clocks, Recorder, Split};
+use duel_spec::{BudgetUnit, Clocks, Recorder, Split};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -119,10 +119,31 @@ struct TrainProgress {
 
 /// The length of a training, and when it is evaluated.
 #[derive(Debug, Clone, Copy)]
-pub struct TrainSchedule<'a> {
-    pub iterations: u64,
-    /// The iterations after which it is evaluated.
-    pub eval_at: &'a [u64],
+pub enum TrainSchedule<'a> {
+    /// So many iterations; it is evaluated after those of `eval_at`.
+    Iterations { iterations: u64, eval_at: &'a [u64] },
+    /// Iterations until a budget is used up. The learning rate goes by its share that is used.
+    Budget(BudgetSchedule),
+}
+
+impl TrainSchedule<'_> {
+    /// Iterations to come: as many as the budget is expected to last for.
+    fn left(&self, progress: &TrainProgress, planned: u64) -> u64 {
+        match self {
+            Self::Iterations { iterations, .. } => iterations.saturating_sub(progress.iteration),
+            Self::Budget(budget) => budget.iterations_left(progress.iteration, budget.used(progress.clocks, planned)),
+        }
+    }
+
+    /// Whether an evaluation is due after the last iteration, before which the clocks and the planned updates were these.
+    fn is_evaluated(&self, progress: &TrainProgress, planned: u64, before: (Clocks, u64)) -> bool {
+        match self {
+            Self::Iterations { eval_at, .. } => eval_at.contains(&progress.iteration),
+            Self::Budget(budget) => {
+                budget.is_evaluated(budget.used(before.0, before.1), budget.used(progress.clocks, planned))
+            }
+        }
+    }
 }
 
 /// Runs a method over its schedule: records every iteration with all clocks, and calls `evaluate` after the iterations of
@@ -142,12 +163,19 @@ pub fn train<M: Method, E: From<Error>>(
     mut evaluate: impl FnMut(&M::Module, Clocks, &mut dyn Recorder) -> std::result::Result<Option<f64>, E>,
 ) -> std::result::Result<Clocks, E> {
     let mut progress = resume(method, learner, best, context)?.unwrap_or_default();
-    while progress.iteration < schedule.iterations && !progress.is_over {
+    while !progress.is_over {
+        let (left, planned) = (schedule.left(&progress, learner.planned()), learner.planned());
+        if left == 0 {
+            break;
+        }
+        if let TrainSchedule::Budget(budget) = schedule {
+            learner.set_total(planned.saturating_add(left.saturating_mul(budget.updates)));
+        }
         if context.stop.load(Ordering::Relaxed) {
             save(&progress, method, learner, best, context)?;
             return Err(Error::Interrupted.into());
         }
-        let started = Instant::now();
+        let (started, before) = (Instant::now(), (progress.clocks, planned));
         learner.apply_dropout(progress.iteration);
         let batch = batch(progress.iteration)?;
         let prompts = M::prompts(&batch);
@@ -162,8 +190,13 @@ pub fn train<M: Method, E: From<Error>>(
             context.recorder.record(context.stage, progress.clocks, *metric, *value);
         }
         let loss = metrics.values.iter().find(|(m, _)| *m == metrics::LOSS).map_or(f64::NAN, |(_, v)| *v);
-        context.recorder.progress(progress.iteration, schedule.iterations, &format!("loss {loss:.3}"));
-        if schedule.eval_at.contains(&progress.iteration)
+        let left = schedule.left(&progress, learner.planned());
+        context.recorder.progress(
+            progress.iteration,
+            progress.iteration.saturating_add(left),
+            &format!("loss {loss:.3}"),
+        );
+        if schedule.is_evaluated(&progress, learner.planned(), before)
             && let Some(score) = evaluate(learner.module(), progress.clocks, context.recorder)?
         {
             progress.is_over = best.observe(score, progress.clocks.step, learner.module()).is_break();
@@ -171,6 +204,13 @@ pub fn train<M: Method, E: From<Error>>(
         if context.recorder.is_due() {
             save(&progress, method, learner, best, context)?;
         }
+    }
+    if let TrainSchedule::Budget(budget) = schedule {
+        if budget.settings.unit == BudgetUnit::Seconds {
+            save(&progress, method, learner, best, context)?; // another attempt would take other seconds
+        }
+        let used = budget.share(budget.used(progress.clocks, learner.planned()));
+        context.recorder.record(context.stage, progress.clocks, metrics::BUDGET_USED, used);
     }
     progress.record_totals(learner, context);
     Ok(progress.clocks)

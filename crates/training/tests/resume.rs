@@ -3,12 +3,15 @@
 
 use burn::module::Module;
 use burn::tensor::Device;
-use duel_model::{Policy, ResponseReader, Responses, TransformerConfig, weights};
+use duel_model::{Flops, Policy, ResponseReader, Responses, TransformerConfig, weights};
 use duel_spec::metrics::Metric;
-use duel_spec::{Clocks, Completion, LearnerSettings, OptimizerKind, OutcomeRow, Recorder, TokenSpec, seeds};
+use duel_spec::{
+    BudgetSettings, BudgetUnit, Clocks, Completion, LearnerSettings, OptimizerKind, OutcomeRow, Recorder, TokenSpec,
+    seeds,
+};
 use duel_testing_tensors::trajectory;
 use duel_training::sft::Sft;
-use duel_training::{BestCheckpoint, Error, Learner, TrainContext, TrainSchedule, train};
+use duel_training::{BestCheckpoint, BudgetSchedule, Error, Learner, TrainContext, TrainSchedule, train};
 use std::sync::atomic::AtomicBool;
 
 /// Rows in memory, and the last checkpoint.
@@ -38,11 +41,16 @@ impl Recorder for Memory {
     }
 }
 
-/// Trains for six iterations, interrupted before those in `cuts`; returns the final and the best weights, and the rows.
-fn trained(settings: &LearnerSettings, cuts: &[u64]) -> (Vec<f32>, Memory) {
+fn config() -> TransformerConfig {
+    TransformerConfig::small(12, 8, 1, 8, 2, true)
+}
+
+/// Trains for six iterations, or a budget that six use up, interrupted before those in `cuts`; returns the final and the best weights,
+/// and the rows.
+fn trained(settings: &LearnerSettings, budget: Option<BudgetSchedule>, cuts: &[u64]) -> (Vec<f32>, Memory) {
     let space = TokenSpec { allowed_tokens: Some((2..12).collect()), ..trajectory::space(12, [0, 2], 3, 4) };
     let device = Device::flex().autodiff();
-    let config = TransformerConfig::small(12, 8, 1, 8, 2, true);
+    let config = config();
     let mut memory = Memory::default();
     let mut cuts = cuts.iter().copied();
     loop {
@@ -70,7 +78,10 @@ fn trained(settings: &LearnerSettings, cuts: &[u64]) -> (Vec<f32>, Memory) {
         };
         // the third step is the best
         let evaluate = |_: &Policy, clocks: Clocks, _: &mut dyn Recorder| Ok(Some(-(clocks.step as f64 - 3.0).abs()));
-        let schedule = TrainSchedule { iterations: 6, eval_at: &[1, 2, 3, 4, 5, 6] };
+        let schedule = match budget {
+            Some(budget) => TrainSchedule::Budget(budget),
+            None => TrainSchedule::Iterations { iterations: 6, eval_at: &[1, 2, 3, 4, 5, 6] },
+        };
         match train(&mut method, &mut learner, &mut best, schedule, batch, &mut context, evaluate) {
             Err(Error::Interrupted) => assert!(memory.checkpoint.is_some() && cut.is_some()),
             done => {
@@ -88,9 +99,29 @@ fn trained(settings: &LearnerSettings, cuts: &[u64]) -> (Vec<f32>, Memory) {
 fn an_interrupted_training_ends_like_an_uninterrupted_one() {
     for optimizer in [OptimizerKind::Adamw, OptimizerKind::Rmsprop, OptimizerKind::Lion] {
         let settings = LearnerSettings { optimizer, ..LearnerSettings::defaults() };
-        let (expected, expected_rows) = trained(&settings, &[]);
-        let (actual, actual_rows) = trained(&settings, &[0, 2, 4]);
+        let (expected, expected_rows) = trained(&settings, None, &[]);
+        let (actual, actual_rows) = trained(&settings, None, &[0, 2, 4]);
         assert!(expected == actual, "{optimizer:?}: other weights");
         assert_eq!(expected_rows.rows, actual_rows.rows, "{optimizer:?}");
+    }
+}
+
+/// An iteration reads 13 tokens. What is used of a budget, and with it the end and the learning rate, are those of all attempts.
+#[test]
+fn a_training_on_a_budget_resumes_too() {
+    let settings = LearnerSettings::defaults();
+    let flops = Flops::policy(&config()).train(13);
+    for (unit, amount, expected) in [
+        (BudgetUnit::Steps, 6.0, Some(1.0)),
+        (BudgetUnit::Tokens, 5.5 * 13.0, Some(20.0)),
+        (BudgetUnit::Flops, 5.2 * flops, Some(0.8 * flops)),
+    ] {
+        let budget = BudgetSettings { unit, amount };
+        let budget =
+            Some(BudgetSchedule { settings: budget, updates: 1, expected, evaluations: 6, evaluates_end: true });
+        let (expected, expected_rows) = trained(&settings, budget, &[]);
+        let (actual, actual_rows) = trained(&settings, budget, &[0, 2, 5]);
+        assert!(expected == actual, "{unit:?}: other weights");
+        assert_eq!(expected_rows.rows, actual_rows.rows, "{unit:?}");
     }
 }

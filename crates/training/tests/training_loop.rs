@@ -7,9 +7,10 @@ use duel_data::{World, grammar::GrammarWorld};
 use duel_model::{count_flops, weights};
 use duel_spec::ids::prompt_hash;
 use duel_spec::metrics::Metric;
-use duel_spec::{Clocks, Completion, LearnerSettings, OutcomeRow, Recorder, Split};
+use duel_spec::{BudgetSettings, BudgetUnit, Clocks, Completion, LearnerSettings, OutcomeRow, Recorder, Split};
 use duel_training::{
-    BestCheckpoint, Error, IterationCost, Learner, Method, Metrics, Result, Splits, TrainContext, TrainSchedule, train,
+    BestCheckpoint, BudgetSchedule, Error, IterationCost, Learner, Method, Metrics, Result, Splits, TrainContext,
+    TrainSchedule, train,
 };
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -108,6 +109,7 @@ struct Training<'a> {
     scores: &'a [Option<f64>],
     patience: f64,
     splits: Option<&'a Splits>,
+    budget: Option<BudgetSchedule>,
     batch: &'a dyn Fn(u64) -> Vec<u64>,
     stop: bool,
 }
@@ -119,6 +121,7 @@ const PLAIN: Training<'static> = Training {
     scores: &[],
     patience: f64::INFINITY,
     splits: None,
+    budget: None,
     batch: &|iteration| vec![9 - iteration % 3, 2],
     stop: false,
 };
@@ -140,7 +143,10 @@ impl Training<'_> {
             stop: &stop,
         };
         let mut evaluations = vec![];
-        let schedule = TrainSchedule { iterations: self.iterations, eval_at: self.eval_at };
+        let schedule = match self.budget {
+            Some(budget) => TrainSchedule::Budget(budget),
+            None => TrainSchedule::Iterations { iterations: self.iterations, eval_at: self.eval_at },
+        };
         let evaluate = |_: &Vector, clocks: Clocks, _: &mut dyn Recorder| {
             evaluations.push(clocks);
             Ok::<_, Error>(self.scores[evaluations.len() - 1])
@@ -271,4 +277,75 @@ fn checks_are_timed_and_their_flops_not_counted() {
     assert!(metrics.check_seconds > first, "times add up");
     assert_eq!(weights::host(forward().max()), [0.0]);
     assert!(count_flops().heads > before);
+}
+
+/// An iteration of [`Descent`] costs an update, 15 tokens and 11 FLOPs.
+fn budget(unit: BudgetUnit, amount: f64, expected: Option<f64>) -> Option<BudgetSchedule> {
+    let settings = BudgetSettings { unit, amount };
+    Some(BudgetSchedule { settings, updates: 1, expected, evaluations: 2, evaluates_end: false })
+}
+
+#[test]
+fn a_training_ends_after_the_iteration_that_uses_its_budget_up() {
+    for (unit, amount, expected, iterations, share) in [
+        (BudgetUnit::Steps, 4.0, Some(1.0), 4, 1.0),
+        (BudgetUnit::Tokens, 50.0, Some(15.0), 4, 1.2),
+        (BudgetUnit::Flops, 44.0, Some(11.0), 4, 1.0),
+        (BudgetUnit::Flops, 12.0, Some(90.0), 2, 22.0 / 12.0),
+        (BudgetUnit::Tokens, 0.5, None, 1, 30.0),
+        (BudgetUnit::Seconds, 1e-9, None, 1, f64::NAN),
+    ] {
+        let mut record = MemoryRecorder::default();
+        let scores = &[None; 3];
+        let training = Training { budget: budget(unit, amount, expected), scores, ..PLAIN };
+        let (clocks, _, evaluations) = training.run(&mut record).unwrap();
+        assert_eq!(clocks.step, iterations, "{unit:?} {amount}");
+        let used = record.values("budget_used");
+        assert!(
+            used.len() == 1 && (used[0] == share || share.is_nan() && used[0] > 1.0),
+            "{used:?} of {amount} {unit:?}"
+        );
+        let halfway: Vec<u64> = if iterations == 4 { vec![2] } else { vec![1] };
+        assert_eq!(evaluations.iter().map(|clocks| clocks.step).collect::<Vec<_>>(), halfway, "{unit:?} {amount}");
+        assert_eq!(record.lines.last().map(|line| (line.0, line.1)), Some((iterations, iterations)));
+    }
+    assert!(PLAIN.run(&mut MemoryRecorder::default()).is_ok_and(|(clocks, ..)| clocks.step == 4));
+}
+
+/// Where the cost of an iteration is as expected, the learning rate is that of a training of as many iterations; where it is not, it
+/// still goes from the beginning of the schedule to its end.
+#[test]
+fn the_learning_rate_goes_by_the_share_that_is_used() {
+    let rates = |budget| {
+        let mut record = MemoryRecorder::default();
+        Training { budget, scores: &[None; 2], ..PLAIN }.run(&mut record).unwrap();
+        record.values("learning_rate")
+    };
+    let fixed = rates(None);
+    assert_eq!(fixed.len(), 4);
+    for (unit, amount, each) in
+        [(BudgetUnit::Steps, 4.0, 1.0), (BudgetUnit::Tokens, 60.0, 15.0), (BudgetUnit::Flops, 34.0, 11.0)]
+    {
+        assert_eq!(rates(budget(unit, amount, Some(each))), fixed, "{unit:?}");
+    }
+    // the first iteration counts as a twentieth, or as the whole: from then on the cost is known
+    for expected in [None, Some(900.0)] {
+        assert_eq!(rates(budget(BudgetUnit::Tokens, 60.0, expected))[1..], fixed[1..], "{expected:?}");
+    }
+}
+
+/// The seconds of an attempt decide its end once, which a resumed training keeps.
+#[test]
+fn the_end_by_the_clock_is_saved() {
+    let training = Training { budget: budget(BudgetUnit::Seconds, 1e-9, None), ..PLAIN };
+    let training = Training { scores: &[None], ..training };
+    let mut record = MemoryRecorder::default();
+    let (clocks, ..) = training.run(&mut record).unwrap();
+    assert_eq!((clocks.step, record.saves), (1, 1));
+    let again = Training { batch: &|_| panic!("another iteration"), ..training };
+    assert_eq!(again.run(&mut record).unwrap().0, clocks);
+    // what other budgets use is the same in every attempt
+    let mut record = MemoryRecorder::default();
+    Training { budget: budget(BudgetUnit::Tokens, 1.0, None), ..training }.run(&mut record).unwrap();
+    assert_eq!(record.saves, 0);
 }

@@ -183,7 +183,8 @@ impl Run {
     /// Warnings about the run as a whole.
     pub fn notes(&self) -> Vec<String> {
         let makers = self.manifest.differing_makers().and_then(|_| self.manifest.merge_note());
-        self.missing_summary().into_iter().chain(self.dropped_claims()).chain(makers).collect()
+        let timed = self.experiment.budget.warning().map(str::to_owned);
+        self.missing_summary().into_iter().chain(self.dropped_claims()).chain(makers).chain(timed).collect()
     }
 
     /// Adds a row of a training.

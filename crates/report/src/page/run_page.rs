@@ -88,7 +88,7 @@ pub(crate) fn fill(
 
 /// The settings of the experiment.
 fn experiment_context(run: &Run) -> Value {
-    let Experiment { stages, world, judge: judge_settings, tuning, .. } = &run.experiment;
+    let Experiment { stages, world, judge: judge_settings, tuning, budget, .. } = &run.experiment;
     context! {
         name => run.experiment.name.clone(),
         question => run.experiment.question.clone(),
@@ -110,6 +110,8 @@ fn experiment_context(run: &Run) -> Value {
         preface => world.reviews.preface.trim_end(),
         rm_from => stages.rm.from.clone(),
         rm_steps => stages.rm.steps,
+        budget => budget.is_set().then(|| format!("{} {}", si(budget.amount), budget.unit_name())),
+        timed => budget.warning(),
         tuned => run.experiment.is_tuned(),
         tuning => Serde(tuning),
         tuning_kl => nats(tuning.kl),

@@ -82,6 +82,7 @@ pub(super) fn training_inputs<'a>(
         config: context.config(world)?,
         pretrained: context.experiment.is_pretrained(),
         learner: &context.experiment.learner,
+        budget: context.experiment.budget,
         reference: reference.clone(),
         start: context.on_train_device(reference.clone()),
         // loaded again: clones of a module share their parameters' ids, and with them their gradients

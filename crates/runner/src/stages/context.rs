@@ -79,7 +79,7 @@ impl StageContext<'_> {
         recorder: &mut StageRecorder,
     ) -> Result<Clocks> {
         let mut context = TrainContext { stage, training: stage, recorder, splits: None, stop: self.stop };
-        let schedule = TrainSchedule { iterations: steps as u64, eval_at: &[] };
+        let schedule = TrainSchedule::Iterations { iterations: steps as u64, eval_at: &[] };
         train(method, learner, &mut BestCheckpoint::default(), schedule, batch, &mut context, |_, _, _| Ok(None))
     }
 

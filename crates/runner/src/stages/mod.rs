@@ -7,6 +7,7 @@ mod context;
 mod corpus;
 mod evaluator;
 mod files;
+mod length;
 mod pairs;
 mod reference;
 mod registry;

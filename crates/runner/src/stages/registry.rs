@@ -2,8 +2,10 @@
 
 use super::batches::EpochSampler;
 use super::context::adapted;
+use super::length::TrainingLength;
 use super::reward_model;
 use crate::error::Result;
+use crate::iteration_estimate::{IterationEstimate, ModelSizes};
 use burn::module::Module;
 use duel_data::World;
 use duel_data::pairs::PreferenceRow;
@@ -11,16 +13,15 @@ use duel_dpo::{Dpo, ReferenceLogp};
 use duel_evaluation::{EvalKind, EvalResult};
 use duel_ledger::StageRecorder;
 use duel_model::{Flops, Policy, ResponseReader, ScalarModel, TransformerConfig, ValueHead, weights};
-use duel_ppo::{ActorCritic, Baseline, Critic, OnlineDpo, PolicyGradient, Ppo, Raft, RolloutContext, planned};
+use duel_ppo::{ActorCritic, Baseline, Critic, OnlineDpo, PolicyGradient, Ppo, Raft, RolloutContext};
 use duel_reward::{LearnedReward, ResponseLength, Scorer, WeightedReward};
 use duel_spec::seeds::{self, Stream};
 use duel_spec::{
-    CheckpointSelection, Clocks, CommonSettings, CriticBody, CriticStart, GrpoSettings, LearnerSettings, LoraTargets,
-    MethodSettings, PpoSettings, Recorder, RewardSettings, RewardSource, RlooSettings, RolloutSettings, Split, metrics,
+    BudgetSettings, CheckpointSelection, Clocks, CommonSettings, CriticBody, CriticStart, GrpoSettings,
+    LearnerSettings, LoraTargets, MethodSettings, PpoSettings, Recorder, RewardSettings, RewardSource, RlooSettings,
+    RolloutSettings, Split, metrics,
 };
-use duel_training::{
-    BestCheckpoint, Learner, PairBatch, Splits, TrainContext, TrainSchedule, curve_steps, invariants, train,
-};
+use duel_training::{BestCheckpoint, Learner, PairBatch, Splits, TrainContext, invariants, train};
 use rand::RngExt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -33,6 +34,7 @@ pub struct TrainingInputs<'a> {
     /// Whether the model is pretrained, with one copy of its weights for all.
     pub pretrained: bool,
     pub learner: &'a LearnerSettings,
+    pub budget: BudgetSettings,
     /// The SFT policy, without gradient.
     pub reference: Policy,
     /// The same, ready to train.
@@ -157,28 +159,39 @@ fn selected_module<M: Module>(best: BestCheckpoint, module: M, clocks: Clocks, r
     module
 }
 
-/// What gives a reward, and its FLOPs per token.
-fn scorer_of(source: RewardSource, inputs: &TrainingInputs<'_>) -> (Arc<dyn Scorer>, f64) {
+/// What gives a reward.
+fn scorer_of(source: RewardSource, inputs: &TrainingInputs<'_>) -> Arc<dyn Scorer> {
     match source {
-        RewardSource::Rm => {
-            let networks = inputs.reward.networks() as f64;
-            (Arc::new(inputs.reward.clone()), networks * Flops::scalar(&inputs.reward_config).forward(1))
-        }
-        RewardSource::Gold => (inputs.gold.clone(), 0.0),
-        RewardSource::Length => (Arc::new(ResponseLength), 0.0),
-        RewardSource::Rules => (inputs.rules.clone().expect("an arm with rules has opened them"), 0.0),
+        RewardSource::Rm => Arc::new(inputs.reward.clone()),
+        RewardSource::Gold => inputs.gold.clone(),
+        RewardSource::Length => Arc::new(ResponseLength),
+        RewardSource::Rules => inputs.rules.clone().expect("an arm with rules has opened them"),
     }
+}
+
+/// FLOPs per token of what scores responses: of the reward model, where it is among the rewards.
+fn scorer_flops(shared: &RolloutSettings, inputs: &TrainingInputs<'_>) -> f64 {
+    match shared.reward.weight(RewardSource::Rm) {
+        Some(_) => inputs.reward.networks() as f64 * Flops::scalar(&inputs.reward_config).forward(1),
+        None => 0.0,
+    }
+}
+
+/// How long a method on rollouts is trained, with so many value models of their own.
+fn rollout_length(shared: &RolloutSettings, critics: f64, inputs: &TrainingInputs<'_>) -> TrainingLength {
+    let scorer = scorer_flops(shared, inputs);
+    let sizes = ModelSizes { config: &inputs.config, space: inputs.world.space(), scorer };
+    let each = IterationEstimate::of_rollout(shared, critics, sizes);
+    TrainingLength::new(&shared.common, shared.iterations as u64, each, inputs.budget, inputs.curve_points)
 }
 
 /// The inputs of a method on rollouts, with its reward.
 fn setting(shared: &RolloutSettings, inputs: &TrainingInputs<'_>) -> RolloutContext {
-    let of = |source| scorer_of(source, inputs);
-    let (scorer, scorer_flops): (Arc<dyn Scorer>, f64) = match &shared.reward {
-        RewardSettings::One(source) => of(*source),
+    let scorer = match &shared.reward {
+        RewardSettings::One(source) => scorer_of(*source, inputs),
         RewardSettings::Sum(terms) => {
-            let (scorers, flops): (Vec<_>, Vec<f64>) = terms.iter().map(|term| of(term.from)).unzip();
-            let terms = terms.iter().zip(scorers).map(|(term, scorer)| (term.from, term.weight, scorer));
-            (Arc::new(WeightedReward::new(terms.collect())), flops.iter().sum())
+            let terms = terms.iter().map(|term| (term.from, term.weight, scorer_of(term.from, inputs)));
+            Arc::new(WeightedReward::new(terms.collect()))
         }
     };
     RolloutContext {
@@ -187,7 +200,7 @@ fn setting(shared: &RolloutSettings, inputs: &TrainingInputs<'_>) -> RolloutCont
         reader: inputs.reader.clone(),
         train_reader: inputs.train_reader.clone(),
         config: inputs.config.clone(),
-        scorer_flops,
+        scorer_flops: scorer_flops(shared, inputs),
         seed: inputs.seed,
     }
 }
@@ -207,13 +220,14 @@ fn ppo(
     recorder: &mut StageRecorder,
 ) -> Result<(Policy, Clocks)> {
     let shared = &settings.shared;
-    let resident = models_in_memory(shared, &inputs) + f64::from(settings.critic == CriticBody::Separate);
+    let critics = f64::from(settings.critic == CriticBody::Separate);
+    let (resident, length) = (models_in_memory(shared, &inputs) + critics, rollout_length(shared, critics, &inputs));
     let mut method = Ppo::new(settings.clone(), setting(shared, &inputs));
     let module = ActorCritic { actor: start(&shared.common, &inputs), critic: critic(settings, &inputs) };
-    let learner = learner(module, &shared.common, shared.learning_rate, planned(shared), &inputs);
+    let learner = learner(module, &shared.common, shared.learning_rate, length.planned_updates(), &inputs);
     let learner = if settings.critic_warmup > 0 { learner.with_own_optimizer("actor") } else { learner };
     let actor = |module: &ActorCritic| module.actor.valid();
-    let trained = on_rollouts(&mut method, learner, shared, 1, &inputs, actor, evaluate, recorder)?;
+    let trained = on_rollouts(&mut method, learner, shared, &length, 1, &inputs, actor, evaluate, recorder)?;
     recorder.record("train", trained.1, metrics::MODELS_RESIDENT, resident);
     Ok(trained)
 }
@@ -261,10 +275,11 @@ fn actor_alone<M: duel_training::Method<Module = Policy, Batch = Vec<Vec<u32>>>>
     evaluate: EvalCallback<'_>,
     recorder: &mut StageRecorder,
 ) -> Result<(Policy, Clocks)> {
-    let learner =
-        learner(start(&shared.common, &inputs), &shared.common, shared.learning_rate, planned(shared), &inputs);
+    let length = rollout_length(shared, 0.0, &inputs);
+    let policy = start(&shared.common, &inputs);
+    let learner = learner(policy, &shared.common, shared.learning_rate, length.planned_updates(), &inputs);
     let actor = |policy: &Policy| policy.valid();
-    let trained = on_rollouts(method, learner, shared, group, &inputs, actor, evaluate, recorder)?;
+    let trained = on_rollouts(method, learner, shared, &length, group, &inputs, actor, evaluate, recorder)?;
     recorder.record("train", trained.1, metrics::MODELS_RESIDENT, models_in_memory(shared, &inputs));
     Ok(trained)
 }
@@ -282,6 +297,7 @@ fn on_rollouts<M: duel_training::Method<Batch = Vec<Vec<u32>>>>(
     method: &mut M,
     mut learner: Learner<M::Module>,
     shared: &RolloutSettings,
+    length: &TrainingLength,
     group: usize,
     inputs: &TrainingInputs<'_>,
     actor: impl Fn(&M::Module) -> Policy,
@@ -289,21 +305,18 @@ fn on_rollouts<M: duel_training::Method<Batch = Vec<Vec<u32>>>>(
     recorder: &mut StageRecorder,
 ) -> Result<(Policy, Clocks)> {
     let reward_hash = inputs.reward.hash();
-    let iterations = shared.iterations as u64;
     let episodes = shared.episodes * (1 + shared.dynamic_sampling_rounds); // the others are spare
     let batch = |iteration| -> Result<_> { Ok(prompts_of(inputs, iteration, episodes, group)) };
     let mut best = BestCheckpoint::new(shared.common.patience);
     let splits = Some(&inputs.splits);
     let mut context =
         TrainContext { stage: "train", training: "train", recorder: &mut *recorder, splits, stop: inputs.stop };
-    let points = points(&shared.common, iterations, inputs.curve_points);
-    let schedule = TrainSchedule { iterations, eval_at: &points };
     let evaluate = |module: &M::Module, clocks: Clocks, recorder: &mut dyn Recorder| {
         let result = evaluate(&actor(module).for_inference(), clocks, recorder, EvalKind::Curve)?;
         let loss = result.get(metrics::PROXY).zip(result.get(metrics::KL)).map(|(proxy, kl)| shared.beta * kl - proxy);
         merit(&shared.common, &result, loss, clocks.step)
     };
-    let clocks = train(method, &mut learner, &mut best, schedule, batch, &mut context, evaluate)?;
+    let clocks = train(method, &mut learner, &mut best, length.schedule(), batch, &mut context, evaluate)?;
     invariants::frozen_weights_unchanged("the reward model", clocks.step, &reward_hash, &inputs.reward.hash())?;
     let module = selected_module(best, learner.into_module(), clocks, recorder);
     Ok((actor(&module), clocks))
@@ -331,10 +344,13 @@ fn dpo(
         _ => (desensitized(&rows), desensitized(&validation)),
     };
     let dpo_with = |logp| Dpo::new(settings.clone(), inputs.train_reader.clone(), logp, &inputs.config);
-    let mut method = dpo_with(on_train.clone()).with_reference(&inputs.reference);
+    let mut method = dpo_with(on_train.clone()).with_reference(&inputs.reference).with_seed(inputs.seed);
     let validator = dpo_with(on_train).with_reference(&inputs.reference);
+    let sizes = ModelSizes { config: &inputs.config, space: inputs.world.space(), scorer: 0.0 };
+    let each = IterationEstimate::of_pairs(settings, rows.len(), sizes);
     let steps = settings.steps(rows.len());
-    let mut learner = learner(policy, &settings.common, settings.learning_rate, steps, &inputs);
+    let length = TrainingLength::new(&settings.common, steps, each, inputs.budget, inputs.curve_points);
+    let mut learner = learner(policy, &settings.common, settings.learning_rate, length.planned_updates(), &inputs);
     let sampler = EpochSampler::new(rows.len(), settings.batch_size, inputs.seed, Stream::DpoRows);
     let mut sampler = sampler.dropping_last(settings.drop_last);
     let left_out = sampler.left_out();
@@ -349,15 +365,13 @@ fn dpo(
     let splits = Some(&inputs.splits);
     let mut context =
         TrainContext { stage: "train", training: "train", recorder: &mut *recorder, splits, stop: inputs.stop };
-    let points = points(&settings.common, steps, inputs.curve_points);
-    let schedule = TrainSchedule { iterations: steps, eval_at: &points };
     let evaluate_at = |module: &Policy, clocks: Clocks, recorder: &mut dyn Recorder| {
         let policy = module.valid().for_inference();
         let loss = validate(&policy, clocks, recorder);
         let result = evaluate(&policy, clocks, recorder, EvalKind::Curve)?;
         merit(&settings.common, &result, Some(loss), clocks.step)
     };
-    let clocks = train(&mut method, &mut learner, &mut best, schedule, batch, &mut context, evaluate_at)?;
+    let clocks = train(&mut method, &mut learner, &mut best, length.schedule(), batch, &mut context, evaluate_at)?;
     recorder.record("train", clocks, metrics::ROWS_LEFT_OUT, left_out);
     let policy = selected_module(best, learner.into_module(), clocks, recorder).valid();
     validate(&policy.clone().for_inference(), clocks, recorder);
@@ -368,16 +382,6 @@ fn dpo(
 /// Models in memory of DPO: the policy, and the reference if log-probs are needed that are not in the cache.
 fn dpo_models_in_memory(settings: &duel_spec::DpoSettings) -> f64 {
     1.0 + f64::from(settings.holds_reference())
-}
-
-/// When a training is evaluated. Its end is evaluated in full by the caller, and is included here only if policies are compared
-/// with each other.
-fn points(common: &CommonSettings, iterations: u64, points: usize) -> Vec<u64> {
-    let mut steps = curve_steps(iterations, points);
-    if common.keep == CheckpointSelection::Last {
-        steps.pop();
-    }
-    steps
 }
 
 #[cfg(test)]

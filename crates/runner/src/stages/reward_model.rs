@@ -195,7 +195,8 @@ fn network(
     let steps = settings.steps as u64;
     let mut learner = Learner::new(model, &context.experiment.learner, settings.learning_rate, steps);
     let name = network_name(member);
-    let mut sampler = EpochSampler::new(rows.len(), settings.batch_size, context.stage.seed, Stream::RmRows(member));
+    let sampler = EpochSampler::new(rows.len(), settings.batch_size, context.stage.seed, Stream::RmRows(member));
+    let mut sampler = sampler.dropping_last(settings.drop_last);
     let left_out = sampler.left_out();
     let batch = |step| -> Result<_> { Ok(PairBatch::new(rows, sampler.at(step))) };
 
@@ -215,7 +216,7 @@ fn network(
         splits: Some(&splits),
         stop: context.stop,
     };
-    let schedule = TrainSchedule { iterations: steps, eval_at: &eval_at };
+    let schedule = TrainSchedule::Iterations { iterations: steps, eval_at: &eval_at };
     let evaluate = |model: &ScalarModel, clocks: Clocks, recorder: &mut dyn Recorder| {
         let accuracy = RewardModel::accuracy(&reader, &model.valid(), &all);
         recorder.record("rm", clocks, metrics::PAIR_ACCURACY_VALIDATION, accuracy);
@@ -435,6 +436,27 @@ mod tests {
         };
         assert_eq!(files(0)?, ["rm.json"]);
         assert_eq!(files(1)?, ["rm-1.safetensors", "rm.json", "rm.safetensors"]);
+        Ok(())
+    }
+
+    /// Of 20 rows, batches of 8 leave 4 out of each epoch, or make a smaller batch of them.
+    #[test]
+    fn a_short_last_batch_is_dropped_or_trained_on() -> Result<()> {
+        let metrics_of = |drop_last: bool| -> Result<[f64; 2]> {
+            let run = PlannedRun::new(&format!(
+                "[model]\nlayers = 1\nwidth = 8\nheads = 2\n[stages.sft]\nsteps = 1\nbatch_size = 8\n\
+                 [stages.pairs]\nrows = 20\nholdout_rows = 4\n\
+                 [stages.rm]\nsteps = 3\nbatch_size = 8\nsamples = 8\ndrop_last = {drop_last}\n[arms.a]\nmethod = \"dpo\"\n"
+            ));
+            run.make(StageKind::Sft)?;
+            run.make(StageKind::Pairs)?;
+            let table = duel_ledger::read_metrics(&run.make(StageKind::Rm)?.file("metrics.parquet"))?;
+            let last = |metric: metrics::Metric| table.of("rm", metric.name).last().map_or(f64::NAN, |row| row.value);
+            Ok([last(metrics::ROWS_LEFT_OUT), last(metrics::TRAINED_TOKENS)])
+        };
+        let (dropped, trained_on) = (metrics_of(true)?, metrics_of(false)?);
+        assert_eq!((dropped[0], trained_on[0]), (0.2, 0.0));
+        assert!(trained_on[1] < dropped[1], "the third batch is of 4 rows in place of 8: {trained_on:?}, {dropped:?}");
         Ok(())
     }
 

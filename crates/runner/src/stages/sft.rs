@@ -44,7 +44,8 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
     let rows = responses(world.sft_rows(&mut seeds::stream(seed, Stream::SftCorpus, 0)));
     let mut method = Sft::new(context.train_reader(world), &config);
     let mut learner = Learner::new(policy, &context.experiment.learner, settings.learning_rate, settings.steps as u64);
-    let mut sampler = EpochSampler::new(rows.len(), settings.batch_size, seed, Stream::SftRows);
+    let sampler = EpochSampler::new(rows.len(), settings.batch_size, seed, Stream::SftRows);
+    let mut sampler = sampler.dropping_last(settings.drop_last);
     let left_out = sampler.left_out();
     let batch = |step| -> Result<_> { Ok(rows.select(sampler.at(step))) };
     let clocks = context.train_alone("sft", &mut method, &mut learner, settings.steps, batch, recorder)?;
@@ -78,8 +79,27 @@ fn responses(rows: Vec<PromptResponse>) -> Responses {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::PlannedRun;
     use super::*;
     use duel_spec::LossMask;
+
+    /// Of 20 rows, batches of 8 leave 4 out of each epoch, or make a smaller batch of them.
+    #[test]
+    fn a_short_last_batch_is_dropped_or_trained_on() -> Result<()> {
+        let metrics_of = |drop_last: bool| -> Result<Vec<f64>> {
+            let run = PlannedRun::new(&format!(
+                "[world.grammar]\nsft_rows = 20\n[model]\nlayers = 1\nwidth = 8\nheads = 2\n\
+                 [stages.sft]\nsteps = 3\nbatch_size = 8\ndrop_last = {drop_last}\n[arms.a]\nmethod = \"dpo\"\n"
+            ));
+            let table = duel_ledger::read_metrics(&run.make(StageKind::Sft)?.file("metrics.parquet"))?;
+            let last = |metric: &str| table.of("sft", metric).last().map_or(f64::NAN, |row| row.value);
+            Ok(vec![last("rows_left_out"), last("updates"), last("trained_tokens")])
+        };
+        let (dropped, trained_on) = (metrics_of(true)?, metrics_of(false)?);
+        assert_eq!((dropped[0], trained_on[0], dropped[1], trained_on[1]), (0.2, 0.0, 2.0, 2.0));
+        assert!(trained_on[2] < dropped[2], "the third batch is of 4 rows in place of 8: {trained_on:?}, {dropped:?}");
+        Ok(())
+    }
 
     #[test]
     fn sft_learns_what_the_assistant_says() {

@@ -56,6 +56,14 @@ fn check_point(arm: &str, point: &ArmPoint, document: &Document) -> Result<()> {
         let accepted = format!("at least clip_cov_low = {}", shared.clip_cov_low);
         return refuse("clip_cov_high", shared.clip_cov_high.to_string(), accepted);
     }
+    let (entropy_coef, least, most) = (shared.entropy_coef, shared.entropy_coef_min, shared.entropy_coef_max);
+    if shared.use_adaptive_entropy && most < least {
+        return refuse("entropy_coef_max", most.to_string(), format!("at least entropy_coef_min = {least}"));
+    }
+    if shared.use_adaptive_entropy && !(least..=most).contains(&entropy_coef) {
+        let accepted = format!("where it begins, from entropy_coef_min = {least} to entropy_coef_max = {most}");
+        return refuse("entropy_coef", entropy_coef.to_string(), accepted);
+    }
     if !episodes.is_multiple_of(group) && matches!(point.method, MethodSettings::OnlineDpo(_)) {
         let value = format!("{episodes} responses, an odd number");
         return refuse("episodes", value, "an even number: two responses to a prompt make a pair".into());
@@ -92,6 +100,7 @@ fn divisors(n: usize) -> String {
 fn coupling_key(point: &ArmPoint) -> Option<&'static str> {
     match &point.method {
         MethodSettings::Dpo(dpo) if dpo.dynamic_beta != 0.0 => Some("dynamic_beta"),
+        MethodSettings::Dpo(dpo) if dpo.dynamic_beta_filter < 1.0 => Some("dynamic_beta_filter"),
         MethodSettings::Dpo(dpo) if dpo.couples_pairs() => {
             Some(if dpo.loss_weights.is_empty() { "loss" } else { "loss_weights" })
         }

@@ -44,6 +44,8 @@ pub(super) fn check_reward_model(experiment: &Experiment, document: &Document) -
         ("label_smoothing", is_frozen && rm.label_smoothing != defaults.label_smoothing, frozen, untrained),
         ("tie_margin", is_frozen && rm.tie_margin != defaults.tie_margin, frozen, untrained),
         ("keep", is_frozen && !keeps_last, frozen, untrained),
+        ("drop_last", is_frozen && !rm.drop_last, frozen, untrained),
+        ("drop_last", is_linear && !rm.drop_last, linear, "it is fitted on all rows at once"),
         ("model", is_linear && is_text, text_world, "the features of the linear model are those of grammar"),
         ("start", rm.start == RmStart::Base && !is_text, "world.kind = \"grammar\"", "grammar has no base model"),
         ("start", is_linear && rm.start != defaults.start, linear, "it has no body to initialize"),

@@ -253,6 +253,9 @@ fn check_sft(experiment: &Experiment, document: &Document) -> Result<()> {
     if sft.steps == 0 && sft.lora {
         return clash("lora", "stages.sft.steps = 0", "nothing is trained");
     }
+    if sft.steps == 0 && !sft.drop_last {
+        return clash("drop_last", "stages.sft.steps = 0", "nothing is trained");
+    }
     if !sft.lora && sft.lora_rank != defaults.lora_rank {
         return clash("lora_rank", "stages.sft.lora = false", "it is not used");
     }

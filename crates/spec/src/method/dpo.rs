@@ -36,6 +36,7 @@ pub struct DpoSettings {
     pub use_weighting: bool,
     pub dynamic_beta: f64,
     pub dynamic_beta_momentum: f64,
+    pub dynamic_beta_filter: f64,
     pub sync_ref_model: bool,
     pub ref_model_mixup_alpha: f64,
     pub ref_model_sync_steps: u64,
@@ -84,6 +85,11 @@ impl DpoSettings {
         self.sync_ref_model || self.takes(PairInput::Mismatched)
     }
 
+    /// Whether it follows the margins of its batches.
+    pub fn follows_margins(&self) -> bool {
+        self.dynamic_beta != 0.0 || self.dynamic_beta_filter < 1.0
+    }
+
     /// Whether a batch's loss is more than the mean of its pairs' losses.
     pub fn couples_pairs(&self) -> bool {
         self.dynamic_beta != 0.0 || self.losses().into_iter().any(|(loss, _)| loss.entry().couples_pairs)
@@ -110,7 +116,7 @@ impl DpoSettings {
             "ref_model_mixup_alpha" | "ref_model_sync_steps" if !self.sync_ref_model => {
                 Some("sync_ref_model = false".into())
             }
-            "dynamic_beta_momentum" if self.dynamic_beta == 0.0 => Some("dynamic_beta = 0".into()),
+            "dynamic_beta_momentum" if !self.follows_margins() => Some("dynamic_beta = 0".into()),
             _ if !self.losses().into_iter().any(|(loss, _)| loss.reads(key)) => Some(self.losses_as_written()),
             _ => None,
         }
@@ -140,6 +146,10 @@ impl DpoSettings {
             let why =
                 "beta follows the margin between log-ratios to the reference, in a loss that is a mean over pairs";
             return Some(Conflict { key: "dynamic_beta", with, why });
+        }
+        if self.dynamic_beta_filter < 1.0 && (without_reference || any(|entry| entry.couples_pairs)) {
+            let why = "it draws pairs by the margin between log-ratios to the reference, for a loss that is a mean over pairs";
+            return Some(Conflict { key: "dynamic_beta_filter", with, why });
         }
         if self.sync_ref_model && !losses.iter().any(|(loss, _)| loss.reads_reference()) {
             return Some(Conflict { key: "sync_ref_model", with, why: "the loss reads no reference" });

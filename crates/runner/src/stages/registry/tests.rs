@@ -8,7 +8,7 @@ use duel_data::grammar::{GrammarWorld, token};
 use duel_model::generate;
 use duel_reward::{GrammarGold, RewardNetwork};
 use duel_spec::metrics::Metric;
-use duel_spec::{DpoSettings, EnsembleScore, PairLoss, RewardTerm};
+use duel_spec::{BudgetUnit, DpoSettings, EnsembleScore, PairLoss, RewardTerm};
 use std::sync::LazyLock;
 
 /// The sizes of a small model of the world `grammar`.
@@ -51,6 +51,7 @@ fn inputs() -> TrainingInputs<'static> {
         config: config(),
         pretrained: false,
         learner: &LEARNER,
+        budget: BudgetSettings { unit: BudgetUnit::None, amount: 0.0 },
         reference: policy(1),
         start: policy(1).train(),
         critic_start: policy(1).train(),
@@ -189,15 +190,6 @@ fn a_policy_selected_by_its_loss_pays_for_its_kl() -> Result<()> {
     super::run(&MethodSettings::Reinforce(settings), inputs(), &mut evaluate, &mut recorder)?;
     assert_eq!(last(&recorder, metrics::KEPT_STEP)?, 2.0);
     Ok(())
-}
-
-#[test]
-fn the_end_is_a_point_only_where_policies_are_compared() {
-    let common = |keep| CommonSettings { keep, ..ppo_settings().shared.common };
-    assert_eq!(points(&common(CheckpointSelection::Last), 8, 4), [2, 4, 6]);
-    for keep in [CheckpointSelection::Gold, CheckpointSelection::Proxy, CheckpointSelection::Loss] {
-        assert_eq!(points(&common(keep), 8, 4), [2, 4, 6, 8]);
-    }
 }
 
 #[test]
