@@ -91,6 +91,15 @@ fn fill<M: Module>(module: M, flat: &[f32], trained_only: bool) -> M {
             Param::from_mapped_value(id, fresh, mapper)
         }
     }
+    let mut rest = flat;
+    let counts = counts(&module, trained_only).into_iter();
+    let parts: Vec<&[f32]> = counts.map(|count| rest.split_off(..count).expect("numbers of every parameter")).collect();
+    let values: Vec<Vec<f32>> = parts.into_par_iter().map(<[f32]>::to_vec).collect();
+    module.map(&mut FillParams { trained_only, values: values.into() })
+}
+
+/// Numbers of each parameter, in the order of [`flatten`] or [`flatten_trained`].
+fn counts<M: Module>(module: &M, trained_only: bool) -> Vec<usize> {
     struct CountNumbers {
         trained_only: bool,
         counts: Vec<usize>,
@@ -104,11 +113,12 @@ fn fill<M: Module>(module: M, flat: &[f32], trained_only: bool) -> M {
     }
     let mut numbers = CountNumbers { trained_only, counts: vec![] };
     module.visit(&mut numbers);
-    let mut rest = flat;
-    let parts: Vec<&[f32]> =
-        numbers.counts.iter().map(|&count| rest.split_off(..count).expect("numbers of every parameter")).collect();
-    let values: Vec<Vec<f32>> = parts.into_par_iter().map(<[f32]>::to_vec).collect();
-    module.map(&mut FillParams { trained_only, values: values.into() })
+    numbers.counts
+}
+
+/// Numbers in all parameters; those of [`trained`] with `trained_only`.
+pub fn number_count<M: Module>(module: &M, trained_only: bool) -> usize {
+    counts(module, trained_only).iter().sum()
 }
 
 /// Name and shape of every float parameter in the module's fixed order.

@@ -10,6 +10,10 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum Error {
     #[error(transparent)]
     Ledger(#[from] duel_ledger::Error),
+    #[error("failed to read `{}`", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("`{}` is no list of statements with claims: {problem}", path.display())]
+    Statements { path: PathBuf, problem: String },
     #[error("failed to write `{}`", path.display())]
     Write { path: PathBuf, source: std::io::Error },
     #[error("failed to draw a chart: {problem}")]

@@ -14,6 +14,7 @@ pub use analysis::calibration::weak_judge;
 pub use analysis::idle::ROWS_LEFT_OUT_WARNING;
 pub use analysis::points::{EvalPoint, MeasuredPoint};
 pub use analysis::run::{MissingCell, Run};
+pub use analysis::statements::{JudgedStatement, JudgedStatementClaim, JudgedStatements, judge_statements};
 pub use analysis::stats;
 pub use analysis::tuning::{TrialResult, TrialScore, TuningResults};
 pub use analysis::verdict::{ClaimResult, ClaimTest, JudgedClaims, TrainingBudget, Verdict, judge_folder as judge};

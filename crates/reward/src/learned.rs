@@ -1,7 +1,7 @@
 //! A learned reward: one model or an ensemble, centred and scaled on samples of the SFT policy.
 
 use crate::{Linear, Result, RewardReader, Scorer, TextInput, invariants};
-use duel_model::{Responses, ScalarModel};
+use duel_model::{Responses, ScalarModel, weights};
 use duel_spec::EnsembleScore;
 use duel_training::invariants::finite;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -109,6 +109,20 @@ impl LearnedReward {
     /// Number of networks.
     pub fn networks(&self) -> usize {
         self.judges.iter().filter(|(judge, _)| matches!(judge, RewardNetwork::Network(_))).count()
+    }
+
+    /// Numbers in the weights of its networks that `is_own` says are theirs, by whether the network has adapters and by the weight's name.
+    pub fn numbers(&self, is_own: impl Fn(bool, &str) -> bool) -> usize {
+        let of_network = |(judge, _): &(RewardNetwork, f64)| match judge {
+            RewardNetwork::Network(model) => {
+                let shapes = weights::shapes(model);
+                let adapted = shapes.iter().any(|(name, _)| name.contains(".lora."));
+                let own = shapes.iter().filter(|(name, _)| is_own(adapted, name));
+                own.map(|(_, shape)| shape.iter().product::<usize>()).sum()
+            }
+            RewardNetwork::Linear(_) => Linear::WEIGHTS,
+        };
+        self.judges.iter().map(of_network).sum()
     }
 
     /// A hash over all weights.

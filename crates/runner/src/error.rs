@@ -209,7 +209,8 @@ impl Error {
             | Self::ClaimsDiffer { .. }
             | Self::MergedRun { .. }
             | Self::Unscriptable { .. } => 2,
-            Self::Data(duel_data::Error::NoPrompt { .. }) | Self::Report(duel_report::Error::NoFigure { .. }) => 2,
+            Self::Data(duel_data::Error::NoPrompt { .. })
+            | Self::Report(duel_report::Error::NoFigure { .. } | duel_report::Error::Statements { .. }) => 2,
             Self::Contradicted { .. } => 3,
             Self::Model(duel_model::Error::UnknownDevice { .. } | duel_model::Error::DeviceNotBuilt { .. }) => 2,
             Self::Evaluation(duel_evaluation::Error::Invariant { .. }) => 4,

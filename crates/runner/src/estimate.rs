@@ -316,10 +316,8 @@ impl<'a> Estimator<'a> {
             let a_token = if self.experiment.learner.recompute { 1.0 } else { 10.0 }; // vectors of the width a layer
             let activations = batch.min(64.0) * (self.sizes.space.context() * layers * width) as f64 * a_token;
             let bytes = match self.experiment.model.numbers {
-                ModelNumbers::F32 if self.experiment.model.mapped => 4.0,
-                ModelNumbers::F32 => 8.0,
-                ModelNumbers::Bf16 => 2.0, // a decoder shares it
-                ModelNumbers::Q8 => 1.0 + 4.0 / 32.0,
+                ModelNumbers::F32 if !self.experiment.model.mapped => 8.0, // a decoder has its own
+                numbers => numbers.bytes(),
             };
             return bytes * parameters + 4.0 * activations + self.logits_memory(batch.min(64.0)) + PRETRAINED_MEMORY;
         }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 const TINY: &str = include_str!("../src/tiny.toml");
-const METRICS: [&str; 17] = [
+const METRICS: [&str; 18] = [
     "gain",
     "win_rate",
     "win_rate_at_length",
@@ -15,6 +15,7 @@ const METRICS: [&str; 17] = [
     "seconds",
     "memory",
     "models",
+    "training_bytes",
     "sampled",
     "spread",
     "spread_of_points",
@@ -68,7 +69,9 @@ fn every_metric_is_judged_by_its_own_numbers(folder: &Path) {
     for metric in METRICS.iter().filter(|m| !["flops", "seconds", "drop", "spread_of_points", "step"].contains(m)) {
         assert_eq!(of(metric)["tests"][0]["seeds"], 5, "{metric}: {}", of(metric));
     }
-    assert_eq!([&of("models")["judgement"], &of("sampled")["judgement"]], ["REPRODUCED", "REPRODUCED"]);
+    for counted in ["models", "training_bytes", "sampled"] {
+        assert_eq!(of(counted)["judgement"], "REPRODUCED", "{counted}");
+    }
     assert_eq!(of("alone")["budgets"].as_object().unwrap().len(), 1);
     // the run beside it is of the same stages
     assert_eq!(

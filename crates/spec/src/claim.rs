@@ -96,6 +96,8 @@ pub enum ClaimMetric {
     Memory,
     /// Models that a training keeps in memory; fewer at every seed.
     Models,
+    /// Bytes of weights, gradients, optimizer and models that are only read, by count; fewer at every seed.
+    TrainingBytes,
     /// Tokens that a training samples; fewer at every seed.
     Sampled,
     /// Log ratio of the standard deviations over seeds of the gain at one KL.
@@ -132,7 +134,7 @@ impl ClaimMetric {
 
     /// Whether it is a count without randomness.
     pub fn is_counted(self) -> bool {
-        matches!(self, Self::Models | Self::Sampled)
+        matches!(self, Self::Models | Self::TrainingBytes | Self::Sampled)
     }
 
     /// Whether it measures time or memory, and so the machine too.
@@ -155,6 +157,7 @@ impl ClaimMetric {
             Self::Peak | Self::Drop => "sd of the reference's gold",
             Self::Displacement => "nats",
             Self::Models => "models",
+            Self::TrainingBytes => "bytes",
             Self::Flops | Self::Seconds | Self::Memory | Self::Spread | Self::SpreadOfPoints | Self::Step => LOG_RATIO,
         }
     }

@@ -29,6 +29,15 @@ impl ModelNumbers {
     pub fn is_f32(&self) -> bool {
         *self == Self::F32
     }
+
+    /// Bytes of a number; with 8 bits, blocks of 32 share a scale of f32.
+    pub fn bytes(&self) -> f64 {
+        match self {
+            Self::F32 => 4.0,
+            Self::Bf16 => 2.0,
+            Self::Q8 => 1.0 + 4.0 / 32.0,
+        }
+    }
 }
 
 /// The update rule.
@@ -38,6 +47,17 @@ pub enum OptimizerKind {
     Adamw,
     Rmsprop,
     Lion,
+}
+
+impl OptimizerKind {
+    /// Numbers that it keeps for each number it trains.
+    pub fn moments(self) -> usize {
+        match self {
+            Self::Lion => 1,
+            Self::Adamw => 2,
+            Self::Rmsprop => 3,
+        }
+    }
 }
 
 /// The learning rate after warm-up.

@@ -57,6 +57,7 @@ catalogue! {
     UPDATES = "updates", "updates", "updates of the whole module, with a learning rate above 0 and no frozen part, summed over the stage";
     ROWS_LEFT_OUT = "rows_left_out", "share", "share of rows in no batch of an epoch, since all batches have the same size; other rows in each epoch";
     MODELS_RESIDENT = "models_resident", "1", "models the training keeps in memory";
+    TRAINING_BYTES = "training_bytes", "bytes", "what the training keeps of its models, by count: weights, gradients, the optimizer's moments, models that are only read, the reference's log-probs";
     TRAINED_TOKENS = "trained_tokens", "tokens", "tokens of backward passes, summed over the stage";
     SAMPLED_TOKENS = "sampled_tokens", "tokens", "tokens that the policy generated during the training, summed over the stage";
     STAGE_SECONDS = "stage_seconds", "s", "seconds of the whole stage, without evaluation";

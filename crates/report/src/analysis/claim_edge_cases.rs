@@ -32,7 +32,7 @@ enum ComparisonKind {
     Spread,
 }
 
-const METRICS: [(&str, ComparisonKind); 17] = [
+const METRICS: [(&str, ComparisonKind); 18] = [
     ("gain", ComparisonKind::More),
     ("length", ComparisonKind::More),
     ("peak", ComparisonKind::More),
@@ -45,6 +45,7 @@ const METRICS: [(&str, ComparisonKind); 17] = [
     ("step", ComparisonKind::Less),
     ("spread_of_points", ComparisonKind::Less),
     ("models", ComparisonKind::Counted),
+    ("training_bytes", ComparisonKind::Counted),
     ("sampled", ComparisonKind::Counted),
     ("diverged", ComparisonKind::Share),
     ("win_rate", ComparisonKind::Wins),
@@ -116,6 +117,9 @@ fn add_rows(run: &mut HandMadeRun, metric: &str, arm: &str, seed: u64, value: f6
         }
         "models" => {
             run.row([arm, &point, "train"], seed, late, metrics::MODELS_RESIDENT, value);
+        }
+        "training_bytes" => {
+            run.row([arm, &point, "train"], seed, late, metrics::TRAINING_BYTES, value);
         }
         "sampled" => {
             run.row([arm, &point, "train"], seed, late, metrics::SAMPLED_TOKENS, value);

@@ -193,6 +193,9 @@ pub(crate) fn sample(metric: ClaimMetric, kl: f64, first: RunArm, second: Option
         ClaimMetric::Models => PairedSample::Counted(
             pair.second_minus_first(&|arm, seed| mean_last(arm, seed, "train", metrics::MODELS_RESIDENT)),
         ),
+        ClaimMetric::TrainingBytes => PairedSample::Counted(
+            pair.second_minus_first(&|arm, seed| mean_last(arm, seed, "train", metrics::TRAINING_BYTES)),
+        ),
         ClaimMetric::Sampled => PairedSample::Counted(
             pair.second_minus_first(&|arm, seed| mean_last(arm, seed, "train", metrics::SAMPLED_TOKENS)),
         ),

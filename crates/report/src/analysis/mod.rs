@@ -24,6 +24,7 @@ pub(crate) mod points;
 mod refusals;
 pub(crate) mod run;
 pub(crate) mod sensitivity;
+pub(crate) mod statements;
 pub mod stats;
 pub(crate) mod tuning;
 pub(crate) mod verdict;

@@ -309,6 +309,9 @@ impl<'a> NaiveReport<'a> {
             ClaimMetric::Models => {
                 two(&|arm, seed| Some(self.logged(arm, seed, "train", metrics::MODELS_RESIDENT, true)), fewer)
             }
+            ClaimMetric::TrainingBytes => {
+                two(&|arm, seed| Some(self.logged(arm, seed, "train", metrics::TRAINING_BYTES, true)), fewer)
+            }
             ClaimMetric::Sampled => {
                 two(&|arm, seed| Some(self.logged(arm, seed, "train", metrics::SAMPLED_TOKENS, true)), fewer)
             }

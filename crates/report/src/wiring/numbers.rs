@@ -26,6 +26,7 @@ const CLAIMS: [ClaimMetric; 16] = [
     ClaimMetric::Seconds,
     ClaimMetric::Memory,
     ClaimMetric::Models,
+    ClaimMetric::TrainingBytes,
     ClaimMetric::Sampled,
     ClaimMetric::Step,
     ClaimMetric::SpreadOfPoints,

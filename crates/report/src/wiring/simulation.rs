@@ -163,6 +163,7 @@ impl Writer {
             for (metric, value) in [
                 (metrics::KL_STEP, uniform(rng, 0.001, 0.1)),
                 (metrics::MODELS_RESIDENT, rng.random_range(1..5).into()),
+                (metrics::TRAINING_BYTES, rng.random_range(1..5_000_000).into()),
                 (metrics::SAMPLED_TOKENS, rng.random_range(1..900).into()),
             ] {
                 self.row(arm_and_point, "train", seed, clocks, metric, value);

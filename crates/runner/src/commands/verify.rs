@@ -22,13 +22,16 @@ pub enum ClaimFamily {
 }
 
 #[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("what").required(true).args(["run", "family"]))]
+#[command(group = clap::ArgGroup::new("what").required(true).args(["run", "family", "statements"]))]
 pub struct VerifyArgs {
     /// The run directory, for example runs/article
     pub run: Option<PathBuf>,
     /// Check claims with known answers
     #[arg(long)]
     pub family: Option<ClaimFamily>,
+    /// Judge the claims of a list of statements over several runs, for example results/article-list.toml, as a table in Markdown
+    #[arg(long, value_name = "FILE")]
+    pub statements: Option<PathBuf>,
     /// Only this claim; repeatable
     #[arg(long, value_name = "ID", requires = "run")]
     pub claim: Vec<String>,
@@ -42,10 +45,11 @@ pub struct VerifyArgs {
 
 /// Judges a run's claims, or a family of claims; an error where one does not hold.
 pub fn verify(args: &VerifyArgs) -> Result<()> {
-    match (&args.run, args.family) {
-        (Some(run), _) => of_experiment(args, run),
-        (None, Some(ClaimFamily::Exact)) => exact(args),
-        (None, None) => unreachable!("clap asks for one of the two"),
+    match (&args.run, args.family, &args.statements) {
+        (Some(run), ..) => of_experiment(args, run),
+        (None, Some(ClaimFamily::Exact), _) => exact(args),
+        (None, None, Some(list)) => of_statements(args, list),
+        (None, None, None) => unreachable!("clap asks for one of the three"),
     }
 }
 
@@ -68,6 +72,17 @@ fn of_experiment(args: &VerifyArgs, run: &Path) -> Result<()> {
     if contradicted > 0 {
         return Err(Error::Contradicted { contradicted, claims: verdicts.len() });
     }
+    Ok(())
+}
+
+/// Judges statements by the claims of several runs.
+fn of_statements(args: &VerifyArgs, list: &Path) -> Result<()> {
+    let judged = duel_report::judge_statements(list)?;
+    let folder = list.parent().map(|folder| folder.join("").display().to_string()).unwrap_or_default();
+    print(&match args.format {
+        OutputFormat::Json => json(&judged),
+        OutputFormat::Text => judged.markdown(&folder),
+    });
     Ok(())
 }
 

@@ -81,6 +81,7 @@ pub(super) fn training_inputs<'a>(
         world: loaded.world.clone(),
         config: context.config(world)?,
         pretrained: context.experiment.is_pretrained(),
+        numbers: context.experiment.model.numbers,
         learner: &context.experiment.learner,
         budget: context.experiment.budget,
         reference: reference.clone(),

@@ -1,5 +1,8 @@
 //! The methods by name: one line in [`run`] and one function each. A new method is added here.
 
+mod memory;
+
+use self::memory::TrainingMemory;
 use super::batches::EpochSampler;
 use super::context::adapted;
 use super::length::TrainingLength;
@@ -18,8 +21,8 @@ use duel_reward::{LearnedReward, ResponseLength, Scorer, WeightedReward};
 use duel_spec::seeds::{self, Stream};
 use duel_spec::{
     BudgetSettings, CheckpointSelection, Clocks, CommonSettings, CriticBody, CriticStart, GrpoSettings,
-    LearnerSettings, LoraTargets, MethodSettings, PpoSettings, Recorder, RewardSettings, RewardSource, RlooSettings,
-    RolloutSettings, Split, metrics,
+    LearnerSettings, LoraTargets, MethodSettings, ModelNumbers, PpoSettings, Recorder, RewardSettings, RewardSource,
+    RlooSettings, RolloutSettings, Split, metrics,
 };
 use duel_training::{BestCheckpoint, Learner, PairBatch, Splits, TrainContext, invariants, train};
 use rand::RngExt;
@@ -33,6 +36,8 @@ pub struct TrainingInputs<'a> {
     pub config: TransformerConfig,
     /// Whether the model is pretrained, with one copy of its weights for all.
     pub pretrained: bool,
+    /// What its frozen matrices are kept in.
+    pub numbers: ModelNumbers,
     pub learner: &'a LearnerSettings,
     pub budget: BudgetSettings,
     /// The SFT policy, without gradient.
@@ -221,14 +226,15 @@ fn ppo(
 ) -> Result<(Policy, Clocks)> {
     let shared = &settings.shared;
     let critics = f64::from(settings.critic == CriticBody::Separate);
-    let (resident, length) = (models_in_memory(shared, &inputs) + critics, rollout_length(shared, critics, &inputs));
+    let length = rollout_length(shared, critics, &inputs);
     let mut method = Ppo::new(settings.clone(), setting(shared, &inputs));
     let module = ActorCritic { actor: start(&shared.common, &inputs), critic: critic(settings, &inputs) };
+    let memory = TrainingMemory::of_rollouts(&module, critics, shared, &inputs);
     let learner = learner(module, &shared.common, shared.learning_rate, length.planned_updates(), &inputs);
     let learner = if settings.critic_warmup > 0 { learner.with_own_optimizer("actor") } else { learner };
     let actor = |module: &ActorCritic| module.actor.valid();
     let trained = on_rollouts(&mut method, learner, shared, &length, 1, &inputs, actor, evaluate, recorder)?;
-    recorder.record("train", trained.1, metrics::MODELS_RESIDENT, resident);
+    record_memory(memory, trained.1, recorder);
     Ok(trained)
 }
 
@@ -277,18 +283,17 @@ fn actor_alone<M: duel_training::Method<Module = Policy, Batch = Vec<Vec<u32>>>>
 ) -> Result<(Policy, Clocks)> {
     let length = rollout_length(shared, 0.0, &inputs);
     let policy = start(&shared.common, &inputs);
+    let memory = TrainingMemory::of_rollouts(&policy, 0.0, shared, &inputs);
     let learner = learner(policy, &shared.common, shared.learning_rate, length.planned_updates(), &inputs);
     let actor = |policy: &Policy| policy.valid();
     let trained = on_rollouts(method, learner, shared, &length, group, &inputs, actor, evaluate, recorder)?;
-    recorder.record("train", trained.1, metrics::MODELS_RESIDENT, models_in_memory(shared, &inputs));
+    record_memory(memory, trained.1, recorder);
     Ok(trained)
 }
 
-/// Models in memory beside a critic: actor, reference where a KL to it is penalized, and the networks that score.
-fn models_in_memory(shared: &RolloutSettings, inputs: &TrainingInputs<'_>) -> f64 {
-    let policies = if shared.beta > 0.0 { 2.0 } else { 1.0 };
-    let maximizes_rm = shared.reward.weight(RewardSource::Rm).is_some();
-    policies + if maximizes_rm { inputs.reward.networks() as f64 } else { 0.0 }
+fn record_memory(memory: TrainingMemory, clocks: Clocks, recorder: &mut StageRecorder) {
+    recorder.record("train", clocks, metrics::MODELS_RESIDENT, memory.models);
+    recorder.record("train", clocks, metrics::TRAINING_BYTES, memory.bytes);
 }
 
 /// Trains on the policy's own completions; `actor` gives the policy without gradient and adapters.
@@ -329,6 +334,7 @@ fn dpo(
     recorder: &mut StageRecorder,
 ) -> Result<(Policy, Clocks)> {
     let policy = start(&settings.common, &inputs);
+    let memory = TrainingMemory::of_pairs(&policy, settings, &inputs);
     let (on_train, on_validation) =
         inputs.reference_logp.clone().expect("the plan gives DPO the reference's log-probs");
     let of_split = |split| inputs.rows.iter().filter(|r| r.split == split).cloned().collect::<Vec<_>>();
@@ -375,13 +381,8 @@ fn dpo(
     recorder.record("train", clocks, metrics::ROWS_LEFT_OUT, left_out);
     let policy = selected_module(best, learner.into_module(), clocks, recorder).valid();
     validate(&policy.clone().for_inference(), clocks, recorder);
-    recorder.record("train", clocks, metrics::MODELS_RESIDENT, dpo_models_in_memory(settings));
+    record_memory(memory, clocks, recorder);
     Ok((policy, clocks))
-}
-
-/// Models in memory of DPO: the policy, and the reference if log-probs are needed that are not in the cache.
-fn dpo_models_in_memory(settings: &duel_spec::DpoSettings) -> f64 {
-    1.0 + f64::from(settings.holds_reference())
 }
 
 #[cfg(test)]

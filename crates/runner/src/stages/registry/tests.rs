@@ -6,6 +6,7 @@ use burn::module::Param;
 use burn::tensor::Device;
 use duel_data::grammar::{GrammarWorld, token};
 use duel_model::generate;
+use duel_model::weights::number_count;
 use duel_reward::{GrammarGold, RewardNetwork};
 use duel_spec::metrics::Metric;
 use duel_spec::{BudgetUnit, DpoSettings, EnsembleScore, PairLoss, RewardTerm};
@@ -50,6 +51,7 @@ fn inputs() -> TrainingInputs<'static> {
         seed: 1,
         config: config(),
         pretrained: false,
+        numbers: ModelNumbers::F32,
         learner: &LEARNER,
         budget: BudgetSettings { unit: BudgetUnit::None, amount: 0.0 },
         reference: policy(1),
@@ -285,21 +287,36 @@ fn the_memory_of_ppo_has_each_model_once() -> Result<()> {
     ] {
         let mut settings = PpoSettings { critic, ..ppo_settings() };
         (settings.shared.reward, settings.shared.beta) = (RewardSettings::One(reward), beta);
-        let without_critic = expected - f64::from(critic == CriticBody::Separate);
-        assert_eq!(models_in_memory(&settings.shared, &inputs()), without_critic);
         assert_eq!(setting(&settings.shared, &inputs()).reference.is_some(), beta > 0.0);
         let mut recorder = recorder();
+        let value = number_count(&super::critic(&settings, &inputs()), false);
         super::run(&MethodSettings::Ppo(settings), inputs(), &mut no_measure, &mut recorder)?;
         assert_eq!(last(&recorder, metrics::MODELS_RESIDENT)?, expected, "{critic:?}, {reward:?}, beta {beta}");
+        // sixteen bytes for each number that is trained, four for each that is only read
+        let inputs = inputs();
+        let policy = number_count(&inputs.reference, false);
+        let networks = if reward == RewardSource::Rm { 3 * (policy + 8) } else { 0 }; // heads of the width, without bias
+        let read = if beta > 0.0 { policy } else { 0 } + networks;
+        let bytes = (16 * (policy + value) + 4 * read) as f64;
+        assert_eq!(last(&recorder, metrics::TRAINING_BYTES)?, bytes, "{critic:?}, {reward:?}, beta {beta}");
     }
     Ok(())
 }
 
 #[test]
 fn the_memory_of_dpo_has_the_reference_where_its_loss_needs_it() {
-    let of =
-        |loss, sync_ref_model| dpo_models_in_memory(&DpoSettings { loss, sync_ref_model, ..DpoSettings::defaults() });
-    assert_eq!([of(PairLoss::Sigmoid, false), of(PairLoss::Kto, false), of(PairLoss::Sigmoid, true)], [1.0, 2.0, 2.0]);
+    let (inputs, policy) = (inputs(), inputs().reference);
+    let of = |loss, sync_ref_model| {
+        let settings = DpoSettings { loss, sync_ref_model, ..DpoSettings::defaults() };
+        TrainingMemory::of_pairs(&policy.clone().train(), &settings, &inputs)
+    };
+    let bytes = |trained: f64, read: f64| number_count(&policy, false) as f64 * (trained + read) + 9.0 * 8.0; // two log-probs of a row
+    let [alone, held] =
+        [(1.0, bytes(16.0, 0.0)), (2.0, bytes(16.0, 4.0))].map(|(models, bytes)| TrainingMemory { models, bytes });
+    assert_eq!(
+        [of(PairLoss::Sigmoid, false), of(PairLoss::Kto, false), of(PairLoss::Sigmoid, true)],
+        [alone, held, held]
+    );
 }
 
 /// Of seven rows three full batches of two are trained on in an epoch, or one batch of them all.
