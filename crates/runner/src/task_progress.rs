@@ -102,7 +102,7 @@ pub(crate) fn while_writing<T>(name: &str, path: &Path, bytes: u64, task: impl F
 }
 
 /// Bytes of a file, or of the files of a folder.
-fn size_of(path: &Path) -> u64 {
+pub(crate) fn size_of(path: &Path) -> u64 {
     let Ok(metadata) = std::fs::metadata(path) else { return 0 };
     if metadata.is_file() {
         return metadata.len();

@@ -193,6 +193,7 @@ fn replaced_groups_bring_their_rewards() -> Result<()> {
     let mut sampler = ResponseSampler {
         settings: &s,
         policy: policy(2),
+        second: None,
         scorer: &Both,
         reader: &reader,
         seen: &mut seen,

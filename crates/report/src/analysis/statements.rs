@@ -155,7 +155,9 @@ fn effect(result: &ClaimResult) -> String {
     let effects: Vec<f64> = measured.iter().filter_map(|test| test.effect).collect();
     let text = match (&effects[..], &measured[..]) {
         ([], _) => "nothing measured".into(),
-        ([_], [ClaimTest { times: Some(times), .. }]) => format!("{} times {}", short(*times), less_of(result.claim.metric)),
+        ([_], [ClaimTest { times: Some(times), .. }]) => {
+            format!("{} times {}", short(*times), less_of(result.claim.metric))
+        }
         ([effect], _) if result.claim.metric.is_counted() => format!("{} {unit} fewer", si(*effect)),
         ([effect], [ClaimTest { interval: Some([low, high]), .. }]) => {
             format!("{} {unit} ({} to {})", fixed(*effect, 3), fixed(*low, 3), fixed(*high, 3))

@@ -13,7 +13,7 @@ use crate::page::{tables, text_table};
 use duel_spec::metrics::{self, Metric};
 use duel_spec::{Cell, ClaimMetric, SelectionMetric};
 
-const CLAIMS: [ClaimMetric; 16] = [
+const CLAIMS: [ClaimMetric; 17] = [
     ClaimMetric::Gain,
     ClaimMetric::WinRate,
     ClaimMetric::WinRateAtLength,

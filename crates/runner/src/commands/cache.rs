@@ -3,6 +3,7 @@
 use crate::commands::args::ExperimentArgs;
 use crate::error::{Error, Result};
 use crate::plan::{Plan, Stage, StageKind};
+use crate::task_progress::size_of;
 use crate::terminal::format_bytes;
 use crate::terminal::print;
 use clap::Subcommand;
@@ -51,7 +52,7 @@ fn list(out: &Path) -> Result<()> {
     let mut stages: BTreeMap<String, (u64, Vec<String>)> = BTreeMap::new();
     for stage in StageDir::all(out)? {
         let (folder, run) = (name(stage.path()), run_of(stage.path()));
-        stages.entry(folder).or_insert_with(|| (size(stage.path()), vec![])).1.push(run);
+        stages.entry(folder).or_insert_with(|| (size_of(stage.path()), vec![])).1.push(run);
     }
     let mut text = String::new();
     for (folder, (size, runs)) in &stages {
@@ -165,7 +166,7 @@ fn prune(out: &Path, dry_run: bool) -> Result<()> {
             if !is_prunable(&stages, &entry.path(), needed_stages) {
                 continue;
             }
-            freed += size(&entry.path());
+            freed += size_of(&entry.path());
             count += 1;
             print(&format!("{} {}\n", if dry_run { "would remove" } else { "removed" }, entry.path().display()));
             if !dry_run {
@@ -226,12 +227,6 @@ fn name(path: &Path) -> String {
 /// Name of the run whose stage this is.
 fn run_of(stage: &Path) -> String {
     stage.parent().and_then(Path::parent).map_or(String::new(), name)
-}
-
-/// Bytes of a folder's files, of those that can be seen.
-fn size(folder: &Path) -> u64 {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.metadata().ok()).map(|data| data.len()).sum()
 }
 
 #[cfg(test)]

@@ -132,15 +132,17 @@ pub fn write(checkpoint: &Checkpoint, to: &Path, form: ExportAs, numbers: FileNu
             _ => Ok(huggingface::write(to, checkpoint, stored(numbers))?),
         }
     };
-    while_writing(WRITING, to, weight_bytes(&checkpoint.policy, numbers), write)
+    write_weights(to, weight_bytes(&checkpoint.policy, numbers), write)
 }
 
-/// What the progress of an export is called.
-pub(super) const WRITING: &str = "writing the weights";
+/// Writes so many bytes of weights, about, to a path, and shows how many of them are there.
+pub(super) fn write_weights<T>(to: &Path, bytes: u64, write: impl FnOnce() -> T) -> T {
+    while_writing("writing the weights", to, bytes, write)
+}
 
 /// About how many bytes the weights of a model take in a file.
 pub(super) fn weight_bytes<M: Module>(model: &M, numbers: FileNumbers) -> u64 {
-    let weights: usize = weights::shapes(model).iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+    let weights = weights::number_count(model, false);
     let bytes_of_32 = match numbers {
         FileNumbers::F32 => 128,
         FileNumbers::F16 | FileNumbers::Bf16 => 64,

@@ -1,12 +1,13 @@
 //! `duel export --reward-model`: the reward model of a run as a sequence classifier of transformers.
 
-use crate::commands::export::{ExportArgs, WRITING, check_name, numbers, own_tokenizer, stored, unused, weight_bytes};
+use crate::commands::export::{
+    ExportArgs, check_name, numbers, own_tokenizer, stored, unused, weight_bytes, write_weights,
+};
 use crate::error::{Error, Result};
 use crate::plan::{Plan, StageKind};
 use crate::sources;
 use crate::stages::{StageContext, learned_reward};
 use crate::target::ModelTarget;
-use crate::task_progress::while_writing;
 use crate::terminal::print;
 use crate::world::PretrainedModel;
 use duel_data::World;
@@ -55,7 +56,7 @@ pub fn export_reward_model(args: &ExportArgs) -> Result<()> {
     let checkpoint = ClassifierCheckpoint { config, model: model.clone(), tokenizer_files, pad, score };
     target.write(|path| {
         let write = || Ok(classifier::write(path, checkpoint, stored(numbers))?);
-        while_writing(WRITING, path, bytes, write)
+        write_weights(path, bytes, write)
     })?;
     print(&format!(
         "wrote {}: {}; the run's score is (logit - centre) / scale, see duel_score in config.json\n",

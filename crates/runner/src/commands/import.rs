@@ -1,12 +1,11 @@
 //! `duel import`: what the files of a model hold, and the model in another format.
 
 use crate::commands::export::{
-    ExportAs, FileNumbers, WRITING, note_differences, numbers, stored, unused, weight_bytes, write,
+    ExportAs, FileNumbers, note_differences, numbers, stored, unused, weight_bytes, write, write_weights,
 };
 use crate::error::Result;
 use crate::sources;
 use crate::target::{self, ModelTarget};
-use crate::task_progress::while_writing;
 use crate::terminal::print;
 use crate::world;
 use clap::Args;
@@ -60,8 +59,7 @@ pub fn import(args: &ImportArgs) -> Result<()> {
     let device = duel_model::device::open("flex")?;
     // rotary positions are no weights: few of them do
     let policy = model.policy(model.config.context.min(64), &device)?;
-    let parameters: usize =
-        duel_model::weights::shapes(&policy).iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+    let parameters = duel_model::weights::number_count(&policy, false);
     let what = format!("{}: {}, {parameters} parameters", args.from.display(), sizes(&model.config));
     describe(&from, &what, "", &model, tokenizer.as_ref())?;
     let Some((to, form, numbers, target)) = target else { return Ok(()) };
@@ -119,7 +117,7 @@ fn import_classifier(from: &Path, target: Option<ImportTarget<'_>>) -> Result<()
     let checkpoint = ClassifierCheckpoint { config, model, tokenizer_files, pad, score: None };
     target.write(|made| {
         let write = || Ok(duel_model::classifier::write(made, checkpoint, stored(numbers))?);
-        while_writing(WRITING, made, bytes, write)
+        write_weights(made, bytes, write)
     })?;
     print(&format!("wrote {}\n", to.display()));
     Ok(())

@@ -235,9 +235,10 @@ fn every_reward_of_a_sum_scores_and_networks_cost() -> Result<()> {
     let sum = shared(RewardSettings::Sum(terms.clone()));
     let (of_sum, of_rm) = (setting(&sum, &inputs), setting(&ppo_settings().shared, &inputs));
     assert_eq!((of_sum.scorer_flops, of_rm.scorer_flops > 0.0), (of_rm.scorer_flops, true));
-    assert_eq!(models_in_memory(&sum, &inputs), models_in_memory(&ppo_settings().shared, &inputs));
+    let memory = |shared: &RolloutSettings| TrainingMemory::of_rollouts(&policy(1).train(), 0.0, shared, &inputs);
+    assert_eq!(memory(&sum), memory(&ppo_settings().shared));
     let free = shared(RewardSettings::Sum(terms[..2].to_vec()));
-    assert_eq!((setting(&free, &inputs).scorer_flops, models_in_memory(&free, &inputs)), (0.0, 2.0));
+    assert_eq!((setting(&free, &inputs).scorer_flops, memory(&free).models), (0.0, 2.0));
 
     let mut rng = seeds::derive(1, "test", 0, "responses");
     let prompts = prompts_of(&inputs, 0, 6, 1);
