@@ -60,6 +60,7 @@ fn a_run_is_judged_drawn_compared_and_sampled() {
     every_metric_is_judged_by_its_own_numbers(folder.path());
     the_report_is_drawn_again_byte_for_byte_and_one_chart_at_a_time(folder.path());
     two_runs_are_compared(folder.path());
+    statements_have_the_verdicts_of_their_claims(folder.path());
     all_arms_respond_to_the_same_prompts(folder.path());
 }
 
@@ -105,6 +106,41 @@ fn the_report_is_drawn_again_byte_for_byte_and_one_chart_at_a_time(folder: &Path
         let args: Vec<&str> = ["report", "runs/tiny"].iter().chain(wrong).copied().collect();
         assert_eq!(duel(folder, &args).status.code(), Some(2), "{wrong:?}");
     }
+}
+
+fn statements_have_the_verdicts_of_their_claims(folder: &Path) {
+    let list = folder.join("runs/list.toml");
+    let write = |claim: &str| {
+        let claims = format!("[{{ run = \"tiny\", claim = \"sampled\" }}, {{ run = \"other\", claim = \"{claim}\" }}]");
+        let text = format!(
+            "columns = [\"one\", \"two\"]\n[[statements]]\nstatement = \"a | b\"\nclaims.two = {claims}\n\
+             [[statements]]\nstatement = \"c\"\nnote = \"by design\"\n"
+        );
+        std::fs::write(&list, text).unwrap();
+    };
+    write("models");
+    let out = duel(folder, &["verify", "--statements", "runs/list.toml"]);
+    let table = String::from_utf8_lossy(&out.stdout).into_owned();
+    let lines: Vec<&str> = table.lines().collect();
+    assert_eq!(lines[..2], ["| statement | one | two |", "| --- | --- | --- |"], "{table}");
+    let sampled = "[yes](runs/tiny/report/index.html): ";
+    assert!(lines[2].starts_with(&format!("| a \\| b | not tested | {sampled}")), "{table}");
+    assert!(
+        lines[2].contains(" tokens fewer, 5 seeds<br>[yes](runs/other/report/index.html): 3 models fewer, 5 seeds |"),
+        "{table}"
+    );
+    assert_eq!(lines[3..], ["| c | by design |  |"], "{table}");
+
+    let judged = json(&duel(folder, &["verify", "--statements", "runs/list.toml", "--format", "json"]));
+    let claims = judged["statements"][0]["claims"].as_array().unwrap();
+    assert_eq!([&claims[0]["id"], &claims[1]["id"]], ["sampled", "models"]);
+    assert_eq!([&claims[0]["column"], &claims[1]["run"]], ["two", "other"]);
+
+    write("modles");
+    let out = duel(folder, &["verify", "--statements", "runs/list.toml"]);
+    let error = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(2), "{error}");
+    assert!(error.contains("has no claim `modles`") && error.contains("models"), "{error}");
 }
 
 fn two_runs_are_compared(folder: &Path) {

@@ -23,6 +23,7 @@ pub(crate) mod points;
 #[cfg(test)]
 mod refusals;
 pub(crate) mod run;
+pub(crate) mod scaling_fit;
 pub(crate) mod sensitivity;
 pub(crate) mod statements;
 pub mod stats;

@@ -50,6 +50,20 @@ pub(crate) fn axis_of(values: &[Value], sampled: Option<&SearchDimension>) -> Se
     }
 }
 
+/// The best score that is expected of `1..=n` settings drawn at random, with replacement, from the `n` that were tried: Dodge et al. 2019,
+/// §3.1. A setting whose training failed has gained nothing.
+pub(crate) fn expected_best(scores: &[f64]) -> Vec<f64> {
+    let mut scores: Vec<f64> = scores.iter().map(|&x| if x.is_finite() { x } else { 0.0 }).collect();
+    scores.sort_by(f64::total_cmp);
+    let n = scores.len() as f64;
+    let best_of = |draws: usize| {
+        let none_above = |rank: usize| (rank as f64 / n).powi(draws as i32);
+        let is_best = |rank: usize| none_above(rank + 1) - none_above(rank);
+        scores.iter().enumerate().map(|(rank, score)| score * is_best(rank)).sum()
+    };
+    (1..=scores.len()).map(best_of).collect()
+}
+
 /// The name of the score of a point.
 pub(crate) fn merit_label(tuning: &TuningResults, run: &Run) -> String {
     let what = if tuning.is_share { "η" } else { "gold gained" };
@@ -107,6 +121,18 @@ const EDGE_SHARE: f64 = 0.05;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Of scores 1, 2 and 6: a mean of 3, then (1 · 1 + 3 · 2 + 5 · 6)/9, then (1 + 7 · 2 + 19 · 6)/27.
+    #[test]
+    fn the_best_of_random_settings_by_hand() {
+        let close = |actual: Vec<f64>, expected: &[f64]| {
+            assert!(actual.len() == expected.len(), "{actual:?}");
+            assert!(actual.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-12), "{actual:?}, not {expected:?}");
+        };
+        close(expected_best(&[6.0, 1.0, 2.0]), &[3.0, 37.0 / 9.0, 129.0 / 27.0]);
+        close(expected_best(&[f64::NEG_INFINITY, 4.0]), &[2.0, 3.0]);
+        close(expected_best(&[]), &[]);
+    }
     use crate::analysis::hand_made_run::HandMadeRun;
     use crate::analysis::tuning::TrialScore;
     use std::collections::BTreeMap;

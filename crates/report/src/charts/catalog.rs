@@ -12,6 +12,7 @@ use crate::charts::output::AnyChart;
 use crate::charts::over_kl::{frontier_plot, gold_and_proxy, over_kl};
 use crate::charts::plot::Plot;
 use crate::charts::reward_model::{calibration_curve, pair_accuracy};
+use crate::charts::scaling_fit::scaling_plot;
 use crate::charts::settings::setting_charts;
 use crate::charts::training_curves::{displacement, gold_curve, training_plot};
 use duel_spec::metrics;
@@ -103,9 +104,15 @@ fn comparisons(run: &Run) -> Vec<Figure> {
 type Listed = (&'static str, &'static str, &'static str, Option<Plot>);
 
 /// What happens during the trainings, and to the responses.
-fn training_figures(run: &Run) -> [Listed; 8] {
+fn training_figures(run: &Run) -> [Listed; 9] {
     [
         ("proxy", "proxy", "Gold and learned reward over the square root of KL", gold_and_proxy(run)),
+        (
+            "proxy",
+            "scaling",
+            "Gold over the square root of KL, with the functional forms of Gao et al. 2022 fitted to it",
+            scaling_plot(run),
+        ),
         (
             "trust",
             "trust-kl",

@@ -20,6 +20,7 @@ mod parallel;
 mod pdf;
 mod plot;
 mod reward_model;
+mod scaling_fit;
 mod settings;
 pub(crate) mod theme;
 mod training_curves;

@@ -1,11 +1,11 @@
 //! Figures of the settings that were tried: parallel coordinates of an arm, and a slice for each setting.
 
 use crate::analysis::run::Run;
-use crate::analysis::sensitivity::{axis_of, merit_label, value_label, varied_settings};
+use crate::analysis::sensitivity::{axis_of, expected_best, merit_label, value_label, varied_settings};
 use crate::analysis::stats::mean;
 use crate::analysis::tuning::{TrialResult, TuningResults};
 use crate::charts::axes::Scale;
-use crate::charts::figure::{Figure, PANEL, arm_color};
+use crate::charts::figure::{Figure, PANEL, WIDE, arm_color};
 use crate::charts::marks::{MarkStyle, Series};
 use crate::charts::output::AnyChart;
 use crate::charts::parallel::{Parallel, ParallelAxis, ParallelLine};
@@ -22,7 +22,7 @@ const MIN_POINTS: usize = 3;
 
 /// The figures of every arm that tried enough: of all settings together, then of each by itself.
 pub(crate) fn setting_charts(run: &Run, tuning: &TuningResults) -> Vec<Figure> {
-    let (mut together, mut slices) = (vec![], vec![]);
+    let (mut together, mut slices, mut expected) = (vec![], vec![], vec![]);
     for arm in run.arms() {
         let trials: Vec<&TrialResult> =
             tuning.trials.iter().filter(|t| t.arm == arm && t.merit(SelectionMetric::Gold).is_finite()).collect();
@@ -30,6 +30,10 @@ pub(crate) fn setting_charts(run: &Run, tuning: &TuningResults) -> Vec<Figure> {
         if trials.len() < MIN_POINTS || varied.is_empty() {
             continue;
         }
+        let merits: Vec<f64> =
+            tuning.trials.iter().filter(|t| t.arm == arm).map(|t| t.merit(SelectionMetric::Gold)).collect();
+        let best = (1..).map(f64::from).zip(expected_best(&merits)).collect();
+        expected.push(Series::new(MarkStyle::Line { width: 2.0 }, arm_color(run, arm), best).named(arm.to_uppercase()));
         let name = format!("sensitivity-{arm}");
         together.push(Figure {
             alt: format!("{name}: every point over its settings and its score"),
@@ -47,7 +51,13 @@ pub(crate) fn setting_charts(run: &Run, tuning: &TuningResults) -> Vec<Figure> {
             });
         }
     }
-    together.into_iter().chain(slices).collect()
+    let expected = (!expected.is_empty()).then(|| Figure {
+        name: "expected-best".into(),
+        group: "sensitivity",
+        alt: "The best score that is expected of so many settings drawn at random from those that were tried".into(),
+        chart: AnyChart::Plot(Plot::new(WIDE, "settings tried", merit_label(tuning, run), expected)),
+    });
+    expected.into_iter().chain(together).chain(slices).collect()
 }
 
 fn parallel_chart(

@@ -8,6 +8,7 @@ use crate::analysis::logistic::sigmoid;
 use crate::analysis::over_optimization::{self, OverOptimization};
 use crate::analysis::points::MeasuredPoint;
 use crate::analysis::run::Run;
+use crate::analysis::scaling_fit::{ScalingFit, scaling_fits};
 use crate::analysis::sensitivity::merit_label;
 use crate::analysis::stats::{Estimate, mean};
 use crate::analysis::tuning::{TrialScore, TuningResults};
@@ -27,6 +28,8 @@ pub(crate) struct ReportTables {
     /// As `points`, on validation prompts: what settings are chosen by.
     pub(crate) validation: TextTable,
     pub(crate) drops: TextTable,
+    /// Functional forms of gold and proxy over √KL; empty where policies are too few.
+    pub(crate) scaling: TextTable,
     pub(crate) matched: TextTable,
     /// Every two policies at one KL, as they are and with length controlled.
     pub(crate) pairs: TextTable,
@@ -50,6 +53,7 @@ pub(crate) fn write(run: &Run, tuning: &TuningResults, judged: &[ClaimResult], f
         points: test,
         validation,
         drops: drops(run),
+        scaling: scaling(run),
         matched: matched(run),
         pairs: policy_pairs(policies.as_ref()),
         strengths: strengths(policies.as_ref()),
@@ -65,6 +69,7 @@ pub(crate) fn write(run: &Run, tuning: &TuningResults, judged: &[ClaimResult], f
     let present = |table, is_present: bool| is_present.then_some(table);
     let others = [
         present(&tables.calibration, true),
+        present(&tables.scaling, !tables.scaling.rows.is_empty()),
         present(&tables.pairs, policies.is_some()),
         present(&tables.strengths, policies.is_some()),
         present(&tables.pairwise, !tables.pairwise.rows.is_empty()),
@@ -155,6 +160,23 @@ fn drops(run: &Run) -> TextTable {
         name: "over-optimisation",
         head: head.map(String::from).to_vec(),
         rows: over_optimization::over_optimization(run).into_iter().map(row).collect(),
+    }
+}
+
+/// Gold and proxy over d = √KL by the forms of Gao et al. 2022.
+fn scaling(run: &Run) -> TextTable {
+    let head = ["arm", "reward", "form, d = √KL", "seeds", "α", "β", "variance explained", "KL at the fit's peak"];
+    let row = |fit: ScalingFit| {
+        let peak = fit.peak().filter(|peak| *peak <= 2.0 * fit.furthest);
+        let mut row = vec![fit.arm, fit.what.into(), fit.form.equation().into(), fit.alpha.n.to_string()];
+        row.extend([fit.alpha, fit.beta, fit.explained].map(|x| format!("{x:.3}")));
+        row.push(peak.map_or("not in reach".into(), |peak| fixed(peak * peak, 2)));
+        row
+    };
+    TextTable {
+        name: "scaling",
+        head: head.map(String::from).to_vec(),
+        rows: scaling_fits(run).into_iter().map(row).collect(),
     }
 }
 
