@@ -1,5 +1,6 @@
 //! The reward of a completion: gold scorers, and the reward model learned from preferences.
 
+mod agreement;
 mod collect;
 mod command;
 mod error;
@@ -9,12 +10,15 @@ mod judges;
 mod learned;
 mod linear;
 mod model;
+mod pair_bins;
 mod pretrained;
 mod quality;
+mod ranks;
 mod scorer;
 mod sentiment;
 mod text_input;
 
+pub use agreement::Agreement;
 pub use collect::{Candidate, PairFilter, collect, label};
 pub use command::CommandJudge;
 pub use error::Error;
@@ -23,8 +27,9 @@ pub use judges::{JudgeInput, PreferenceJudge, RulesJudge, SentimentJudge, TextJu
 pub use learned::{LearnedReward, ModelJudge, RewardNetwork};
 pub use linear::Linear;
 pub use model::RewardModel;
+pub use pair_bins::{PairBin, PairBins, PairFacts};
 pub use pretrained::{PretrainedReward, template_tokens};
-pub use quality::{Calibration, CalibrationBin, Quality, quality};
+pub use quality::{Calibration, CalibrationBin, EnsembleQuality, Quality, quality};
 pub use scorer::Scorer;
 pub use sentiment::{BagOfWordsPreference, PREFERENCE_VERSION, Sentiment, SentimentReport};
 pub use text_input::{RewardReader, TextInput};

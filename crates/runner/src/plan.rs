@@ -177,8 +177,8 @@ impl Plan {
                 [sft, pairs, rm, reference]
             });
             let settings = json!({
-                "learner": learner, "method": &cell.point.method, "evaluation": evaluation, "arm": &cell.arm,
-                "point": &cell.point.label
+                "learner": learner, "method": &cell.point.method, "evaluation": cell_evaluation(experiment),
+                "arm": &cell.arm, "point": &cell.point.label
             });
             let needs = match cell.point.method {
                 MethodSettings::Dpo(_) => with(&[sft, pairs, rm, reference]),
@@ -247,6 +247,15 @@ fn learner_settings(experiment: &Experiment) -> Value {
     let mut settings = json!(&experiment.learner);
     if let Some(settings) = settings.as_object_mut() {
         settings.remove("logits_memory");
+    }
+    settings
+}
+
+/// What a cell's key holds of the evaluation's settings: not those of best-of-N, which is measured of the reference alone.
+fn cell_evaluation(experiment: &Experiment) -> Value {
+    let mut settings = json!(&experiment.evaluation);
+    if let Some(settings) = settings.as_object_mut() {
+        settings.retain(|key, _| !key.starts_with("best_of"));
     }
     settings
 }
@@ -350,6 +359,8 @@ mod tests {
             let is_dpo = a.cell.as_ref().is_some_and(|c| c.arm == "dpo");
             assert_eq!(a.id == b.id, !is_dpo, "{}", a.label());
         }
+        let best_of = plan(&format!("{TEXT}[evaluation]\nbest_of = 8\n"));
+        assert_eq!(moved(&before, &best_of), ["yardstick, seed 0", "yardstick, seed 1"]);
         let more_rows = plan(&format!("{TEXT}[stages.pairs]\nrows = 99\n"));
         for (a, b) in before.stages.iter().zip(&more_rows.stages) {
             assert_eq!(a.id == b.id, a.kind == StageKind::Sft, "{}", a.label());

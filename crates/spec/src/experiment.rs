@@ -2,6 +2,7 @@
 
 use crate::arm::{Arm, Cell};
 use crate::claim::Claim;
+use crate::defaults::typed_default;
 use crate::learner::{LearnerSettings, ModelShape};
 use crate::search::{Trial, TuningSettings};
 use crate::stages::Stages;
@@ -35,8 +36,26 @@ pub struct EvaluationSettings {
     pub prompts: usize,
     pub samples_per_prompt: usize,
     pub best_of: usize,
+    pub best_of_samples: usize,
     pub curve_points: usize,
     pub completions: usize,
+}
+
+impl EvaluationSettings {
+    /// The values in `defaults.toml`.
+    pub fn defaults() -> Self {
+        typed_default(&["evaluation"])
+    }
+
+    /// The largest N of best-of-N, a power of two.
+    pub fn largest_best_of(&self) -> usize {
+        1 << self.best_of.ilog2()
+    }
+
+    /// Prompts of each split on which best-of-N is sampled: as many as have a sample of the largest N within the limit.
+    pub fn best_of_prompts(&self) -> usize {
+        (self.best_of_samples / self.largest_best_of()).clamp(1, self.prompts)
+    }
 }
 
 /// What `duel run --executor slurm` requests for each stage.

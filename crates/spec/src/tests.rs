@@ -1,7 +1,7 @@
 //! Experiment files as a whole: what is accepted, what is refused, and what is named in the error.
 
 use crate::checks::range_of;
-use crate::{ArmRef, ColumnRole, Document, Error, Experiment, MethodSettings, Result};
+use crate::{ArmRef, ColumnRole, Document, Error, EvaluationSettings, Experiment, MethodSettings, Result};
 use toml::Value;
 
 fn parse(text: &str) -> Result<Experiment> {
@@ -457,4 +457,32 @@ fn parts_of_a_policy_loss_fit_or_are_refused() {
         let message = message_of(arm);
         assert!(message.contains(says), "{arm}: {message}");
     }
+}
+
+/// Samples of best-of-N have no effect where it is exact or not measured, and are at least those of one prompt.
+#[test]
+fn samples_of_best_of_n_are_refused_where_nothing_reads_them() {
+    let refused = |world: &str, evaluation: &str| {
+        let text =
+            format!("name = 't'\n[world]\nkind = '{world}'\n[evaluation]\n{evaluation}\n[arms.a]\nmethod = 'dpo'\n");
+        parse(&text).err().map(|error| format!("{error}: {}; {}", error.label(), error.hint()))
+    };
+    for (world, evaluation) in
+        [("grammar", "best_of = 512"), ("reviews", "best_of = 512"), ("reviews", "best_of_samples = 256")]
+    {
+        assert_eq!(refused(world, evaluation), None, "{world}, {evaluation}");
+    }
+    for (world, evaluation, says) in [
+        ("grammar", "best_of_samples = 64", "grammar"),
+        ("reviews", "best_of = 1\nbest_of_samples = 64", "best_of = 1"),
+        ("reviews", "best_of_samples = 255", "at least evaluation.best_of, 256"),
+        ("reviews", "best_of_samples = 0", "from 1 to"),
+    ] {
+        let message = refused(world, evaluation).expect(evaluation);
+        assert!(message.contains("best_of_samples") && message.contains(says), "{message}");
+    }
+    let settings =
+        |best_of, best_of_samples| EvaluationSettings { best_of, best_of_samples, ..EvaluationSettings::defaults() };
+    let prompts = [(256, 8192), (255, 8192), (16, 8192), (16, 1 << 20), (256, 256)];
+    assert_eq!(prompts.map(|(n, samples)| settings(n, samples).best_of_prompts()), [32, 64, 512, 512, 1]);
 }
