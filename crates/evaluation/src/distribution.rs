@@ -107,6 +107,29 @@ pub fn best_of_n(q: &ResponseDistribution, ranks: &RewardRanks, n: i32) -> Respo
     ResponseDistribution::new(logp)
 }
 
+/// The probability that each of M drawn responses is the best of n random ones among them, ties broken at random. Means by these
+/// weights are unbiased for the best of n draws of the policy, and have the least variance: they are means over all
+/// `C(M, n)` subsets. Of a group of ties that ends at rank b and begins after rank a the probability is `(C(b, n) − C(a, n)) / C(M, n)`.
+///
+/// # Source
+/// Nakano et al. 2021 (WebGPT); Hilton & Gao 2022, "Measuring Goodhart's law"; used by Gao et al. 2022.
+pub(crate) fn best_of_subset(ranks: &RewardRanks, n: usize) -> Vec<f64> {
+    let drawn = ranks.0.iter().map(Vec::len).sum();
+    // all_within[k] = C(k, n) / C(M, n): the probability that all n are among the k lowest
+    let mut all_within = vec![0.0; drawn + 1];
+    all_within[drawn] = 1.0;
+    for k in (n..drawn).rev() {
+        all_within[k] = all_within[k + 1] * (k + 1 - n) as f64 / (k + 1) as f64;
+    }
+    let (mut weights, mut below) = (vec![0.0; drawn], 0);
+    for group in &ranks.0 {
+        let p = all_within[below + group.len()] - all_within[below];
+        group.iter().for_each(|&y| weights[y] = p / group.len() as f64);
+        below += group.len();
+    }
+    weights
+}
+
 /// The two terms of the objective `gold − β KL` of a policy, means over prompts.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ObjectiveTerms {
@@ -236,6 +259,33 @@ mod tests {
         for (logp, expected) in best.logp.iter().zip([0.25, 0.25, 0.5, 0.0]) {
             assert!((logp.exp() - expected).abs() < 1e-15, "{best:?}");
         }
+    }
+
+    /// Against all subsets, one by one: of scores without ties, with ties, and all tied.
+    #[test]
+    fn the_best_of_a_subset_is_that_of_all_subsets() {
+        for scores in [&[0.3, -1.0, 2.0, 0.7, 5.0, -0.2][..], &[1.0, 2.0, 2.0, 0.0, 2.0, 1.0], &[4.0; 6], &[7.0]] {
+            for n in 1..=scores.len() {
+                let mut expected = vec![0.0; scores.len()];
+                let subsets: Vec<u32> =
+                    (0..1u32 << scores.len()).filter(|set| set.count_ones() as usize == n).collect();
+                for set in &subsets {
+                    let members: Vec<usize> = (0..scores.len()).filter(|y| set >> y & 1 == 1).collect();
+                    let highest = members.iter().map(|&y| scores[y]).fold(f64::NEG_INFINITY, f64::max);
+                    let best: Vec<usize> = members.into_iter().filter(|&y| scores[y] == highest).collect();
+                    best.iter().for_each(|&y| expected[y] += 1.0 / best.len() as f64 / subsets.len() as f64);
+                }
+                let actual = best_of_subset(&RewardRanks::new(scores), n);
+                assert!(actual.iter().zip(&expected).all(|(a, e)| (a - e).abs() < 1e-12), "{n}: {actual:?}");
+            }
+        }
+        // by hand: the second of four, of two: C(1, 1)/C(4, 2), and the best C(3, 1)/6
+        let actual = best_of_subset(&RewardRanks::new(&[1.0, 2.0, 3.0, 4.0]), 2);
+        assert!(actual.iter().zip([0.0, 1.0 / 6.0, 2.0 / 6.0, 0.5]).all(|(a, e)| (a - e).abs() < 1e-15), "{actual:?}");
+        // 256 of 256, where binomial coefficients overflow
+        let all = best_of_subset(&RewardRanks::new(&(0..256).map(f64::from).collect::<Vec<_>>()), 256);
+        assert!(all[255] == 1.0 && all[..255].iter().all(|p| *p == 0.0));
+        assert!(best_of_subset(&RewardRanks::new(&[]), 2).is_empty());
     }
 
     #[test]

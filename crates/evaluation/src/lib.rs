@@ -19,7 +19,7 @@ pub use distribution::{ObjectiveTerms, ResponseDistribution, at_kl, optimum};
 pub use error::Error;
 pub use evaluator::{EvalKind, Evaluator};
 pub use exact::{ExactEvaluator, distributions, kl_grammar, proxy_table};
-pub use held_out::HeldOut;
+pub use held_out::{HELD_OUT_PAIRS, HeldOut, OrderedPairs};
 pub use pairwise::PairwiseEvaluation;
 pub use sampled::{SampleSize, SampledEvaluator};
 pub use score::{CompletionTag, EvalResult, completions};

@@ -1,7 +1,7 @@
 //! Evaluation by sampling, for worlds that cannot be enumerated: the same prompts and random numbers for every arm, KL by the
 //! Rao-Blackwell estimator.
 
-use crate::distribution::{TIE, is_tie};
+use crate::distribution::{RewardRanks, TIE, best_of_subset, is_tie};
 use crate::pairwise::{PairwiseEvaluation, pairwise_metrics};
 use crate::score::{EvalMetrics, EvalResult, distinct_2};
 use crate::{Result, invariants};
@@ -165,40 +165,50 @@ impl SampledEvaluator {
         Ok(result)
     }
 
-    /// Metrics of the best of n responses of the reference by the proxy, for each n, on prompts of the split. Each n divides
-    /// the samples per prompt, and every n consecutive ones are one draw. KL is the bound `log n − (n − 1)/n`, which is exact
-    /// where no two responses have the same score. Empty without a proxy.
+    /// Metrics of the best of n responses of the reference by the proxy, for each n up to the samples per prompt, on prompts of
+    /// the split: means over all subsets of n of a prompt's samples. Wins are against as many other samples of the prompt. KL is the
+    /// bound `log n − (n − 1)/n`, which is exact where no two responses have the same score. Empty without a proxy.
     ///
     /// # Source
-    /// Stiennon et al. 2020, §3.4; the bound: Beirami et al. 2024, thm. 1.
+    /// Stiennon et al. 2020, §3.4; the mean over subsets: Nakano et al. 2021; the bound: Beirami et al. 2024, thm. 1.
     pub fn best_of_n(&self, ns: &[usize], split: Split, size: SampleSize) -> Result<Vec<(usize, EvalResult)>> {
-        let Some(proxy) = &self.proxy else { return Ok(vec![]) };
+        let Some(proxy) = self.proxy.as_ref().filter(|_| !ns.is_empty()) else { return Ok(vec![]) };
         let batch = self.sample(&self.reference, split, size, Stream::BestOfN)?;
         let other = self.sample(&self.reference, split, size, Stream::EvaluatedReference)?;
-        let (proxy, gold) = (proxy.score(&batch)?, self.gold.score(&batch)?);
-        let other_gold = self.gold.score(&other)?;
+        let (proxies, golds) = (proxy.score(&batch)?, self.gold.score(&batch)?);
+        let other_golds = self.gold.score(&other)?;
+        let lengths: Vec<f64> = batch.lengths().into_iter().map(|length| length as f64).collect();
+        let group = size.samples_per_prompt;
+        let rates: Vec<(f64, f64)> = golds
+            .chunks(group)
+            .zip(other_golds.chunks(group))
+            .flat_map(|(golds, others)| {
+                golds.iter().map(move |gold| win_and_tie_rates(&vec![*gold; others.len()], others))
+            })
+            .collect();
+        let ranks: Vec<RewardRanks> = proxies.chunks(group).map(RewardRanks::new).collect();
         let score = |n: usize| {
-            let draws: Vec<usize> = (0..batch.len()).step_by(n).collect();
-            let best =
-                |&start: &usize| (start..start + n).max_by(|&a, &b| proxy[a].total_cmp(&proxy[b])).unwrap_or(start);
-            let best: Vec<usize> = draws.iter().map(best).collect();
-            let select = |values: &[f64]| -> Vec<f64> { best.iter().map(|&row| values[row]).collect() };
-            let golds = select(&gold);
-            let (gold, gold_se) = clustered(&golds, size.samples_per_prompt / n);
-            let (wins, ties) = win_and_tie_rates(&golds, &draws.iter().map(|&row| other_gold[row]).collect::<Vec<_>>());
-            let chosen = batch.select(&best);
+            let weights: Vec<Vec<f64>> = ranks.iter().map(|ranks| best_of_subset(ranks, n)).collect();
+            let by_prompt = |value: &dyn Fn(usize) -> f64| -> Vec<f64> {
+                let of_prompt = |(prompt, weights): (usize, &Vec<f64>)| {
+                    weights.iter().enumerate().map(|(draw, w)| w * value(prompt * group + draw)).sum::<f64>()
+                };
+                weights.iter().enumerate().map(of_prompt).collect()
+            };
+            let mean_of = |value: &dyn Fn(usize) -> f64| mean(&by_prompt(value));
+            let (gold, gold_se) = clustered(&by_prompt(&|row| golds[row]), 1);
+            let (wins, ties) = (mean_of(&|row| rates[row].0), mean_of(&|row| rates[row].1));
             let values = vec![
                 (metrics::GOLD, gold),
                 (metrics::GOLD_SE, gold_se),
-                (metrics::GOLD_SD, standard_deviation(&golds)),
+                (metrics::GOLD_SD, (mean_of(&|row| golds[row].powi(2)) - gold * gold).max(0.0).sqrt()),
                 (metrics::KL, (n as f64).ln() - (n as f64 - 1.0) / n as f64),
                 (metrics::WIN_RATE, wins + ties / 2.0),
                 (metrics::TIE_RATE, ties),
-                (metrics::LENGTH, chosen.response_tokens() as f64 / chosen.len() as f64),
-                (metrics::PROXY, mean(&select(&proxy))),
-                (metrics::DISTINCT_2, distinct_2(&chosen.responses)),
+                (metrics::LENGTH, mean_of(&|row| lengths[row])),
+                (metrics::PROXY, mean_of(&|row| proxies[row])),
             ];
-            (n, EvalResult { split, values, outcomes: vec![], prompts: chosen.prompt_hashes() })
+            (n, EvalResult { split, values, outcomes: vec![], prompts: batch.prompt_hashes() })
         };
         Ok(ns.iter().map(|&n| score(n)).collect())
     }
@@ -264,8 +274,12 @@ mod tests {
         let exact = ExactEvaluator::new(&world, reader.clone(), &policy, Some(&tables)).theory(&[], &[2, 4, 8])?;
         let sampled = SampledEvaluator::new(world.clone(), reader, policy, gold.clone(), Some(gold), 0);
         let size = SampleSize { prompts: 6, samples_per_prompt: 2048 };
-        let results = sampled.best_of_n(&[2, 4, 8], Split::Test, size)?;
-        assert_eq!(results.len(), 3);
+        let mut results = sampled.best_of_n(&[1, 2, 4, 8], Split::Test, size)?;
+        assert_eq!(results.len(), 4);
+        // one is the reference itself: no KL, and as many wins as losses
+        let (n, one) = results.remove(0);
+        let [kl, win_rate] = [metrics::KL, metrics::WIN_RATE].map(|metric| one.get(metric).expect("measured"));
+        assert!(n == 1 && kl == 0.0 && (win_rate - 0.5).abs() < 0.02, "{win_rate}");
         for (n, result) in results {
             let matches = |(_, label, result): &&(_, String, EvalResult)| {
                 *label == format!("n={n}") && result.split == Split::Test
@@ -275,6 +289,10 @@ mod tests {
             let gold = exact.get(metrics::GOLD).expect("measured");
             // gold of a prompt's draws scatters less than prompts do: the clustered error is an upper bound here
             assert!((actual - gold).abs() < se.min(0.05), "n = {n}: {actual}, exactly {gold}");
+            for (metric, bound) in [(metrics::WIN_RATE, 0.02), (metrics::LENGTH, 0.1), (metrics::GOLD_SD, 0.1)] {
+                let [actual, expected] = [&result, exact].map(|result| result.get(metric).expect("measured"));
+                assert!((actual - expected).abs() < bound, "{metric}, n = {n}: {actual}, exactly {expected}");
+            }
             let [bound, kl] = [&result, exact].map(|result| result.get(metrics::KL).expect("measured"));
             assert!(kl <= bound + 1e-9 && kl > 0.0, "n = {n}: KL {kl}, bound {bound}");
         }

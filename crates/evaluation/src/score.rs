@@ -49,7 +49,7 @@ pub struct CompletionTag<'a> {
 }
 
 /// Samples `count` responses to test prompts, the same prompts and random numbers for every arm, and
-/// records each with its gold, proxy and log-ratio to the reference.
+/// records each with its gold, proxy and log-ratio to the reference. Returns the responses.
 #[expect(clippy::too_many_arguments, reason = "a completion joins all that is known of a response")]
 pub fn completions(
     tag: CompletionTag<'_>,
@@ -61,7 +61,7 @@ pub fn completions(
     proxy: Option<&dyn Scorer>,
     count: usize,
     recorder: &mut dyn Recorder,
-) -> Result<()> {
+) -> Result<Responses> {
     let prompts = world.prompts(Split::Test);
     let chosen: Vec<_> = (0..count).map(|i| &prompts[i * prompts.len().max(count) / count % prompts.len()]).collect();
     let mut rng = seeds::stream(tag.seed, Stream::Completions, 0);
@@ -90,7 +90,7 @@ pub fn completions(
             ended: batch.ended(row, reader.space()),
         });
     }
-    Ok(())
+    Ok(batch)
 }
 
 /// Distinct bigrams over all bigrams; bigrams lie within one response.

@@ -1,5 +1,6 @@
 //! A learned reward: one model or an ensemble, centred and scaled on samples of the SFT policy.
 
+use crate::agreement::mean_spread;
 use crate::{Linear, Result, RewardReader, Scorer, TextInput, invariants};
 use duel_model::{Responses, ScalarModel, weights};
 use duel_spec::EnsembleScore;
@@ -85,6 +86,40 @@ impl LearnedReward {
         &self.judges
     }
 
+    /// Raw scores of each member, less their mean over SFT samples: `[members][B]`.
+    pub(crate) fn member_scores(&self, batch: &Responses) -> Result<Vec<Vec<f64>>> {
+        let as_read = self.reader.as_read(batch)?;
+        let centred = |(judge, centre): &(RewardNetwork, f64)| {
+            judge.score(&self.reader, &as_read).into_iter().map(|x| x - centre).collect()
+        };
+        Ok(self.judges.iter().map(centred).collect())
+    }
+
+    /// The scores of responses from those of the members: `[members][B]` to `[B]`.
+    pub(crate) fn combine(&self, members: &[Vec<f64>]) -> Result<Vec<f64>> {
+        let responses = members.first().map_or(0, Vec::len);
+        (0..responses)
+            .map(|row| {
+                let scores: Vec<f64> = members.iter().map(|scores| scores[row]).collect();
+                let score = (combined(&scores, self.together) - self.centre) / self.scale;
+                finite(0, "a score of the reward model", score)?;
+                Ok(score)
+            })
+            .collect()
+    }
+
+    /// Standard deviation of the members' scores of a response, in units of the score, mean over responses; `None` of a
+    /// single model, and without responses.
+    ///
+    /// # Errors
+    /// Text that cannot be read.
+    pub fn spread(&self, batch: &Responses) -> Result<Option<f64>> {
+        if self.judges.len() < 2 || batch.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(mean_spread(&self.member_scores(batch)?) / self.scale))
+    }
+
     /// A value model initialised from the reward: the first network, rescaled to its contribution to the score. `None` where
     /// there is no network that reads the policy's ids.
     pub fn value_model(&self) -> Option<ScalarModel> {
@@ -137,20 +172,7 @@ impl LearnedReward {
 
 impl Scorer for LearnedReward {
     fn score(&self, batch: &Responses) -> Result<Vec<f64>> {
-        let as_read = self.reader.as_read(batch)?;
-        let each: Vec<Vec<f64>> = self
-            .judges
-            .iter()
-            .map(|(judge, centre)| judge.score(&self.reader, &as_read).into_iter().map(|x| x - centre).collect())
-            .collect();
-        (0..batch.len())
-            .map(|row| {
-                let scores: Vec<f64> = each.iter().map(|scores| scores[row]).collect();
-                let score = (combined(&scores, self.together) - self.centre) / self.scale;
-                finite(0, "a score of the reward model", score)?;
-                Ok(score)
-            })
-            .collect()
+        self.combine(&self.member_scores(batch)?)
     }
 }
 
@@ -293,7 +315,11 @@ mod tests {
         let sd = (3.5f64 / 4.0).sqrt(); // about their mean −1.5
         near(&reward.score(&batch)?, &combined.map(|x| (x + 1.5) / sd));
         near(&[reward.centre, reward.scale], &[-1.5, sd]);
+        // the deviations, in units of the score
+        let spread = reward.spread(&batch)?.expect("two members");
+        near(&[spread], &[1.5 / sd]);
         let single = LearnedReward::normalized_on(vec![linear(2.0, 0.0)], EnsembleScore::Mean, reader(), &batch)?;
+        assert_eq!((single.spread(&batch)?, reward.spread(&batch.select(&[]))?), (None, None));
         assert_ne!(reward.hash(), single.hash());
         let judges = vec![(linear(1.0, 0.0), 3.0), (linear(1.0, 0.0), -1.5)];
         near(&[LearnedReward::new(judges, EnsembleScore::Mean, reader(), 0.5, 0.25).offset()], &[18.0]);

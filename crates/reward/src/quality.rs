@@ -1,6 +1,8 @@
 //! The quality of a learned reward on held-out rows.
 
-use crate::{LearnedReward, Result, Scorer};
+use crate::agreement::mean_spread;
+use crate::ranks::ranks;
+use crate::{Agreement, LearnedReward, PairBins, PairFacts, Result};
 use burn::tensor::Tensor;
 use duel_data::pairs::PreferenceRow;
 use duel_model::weights;
@@ -8,7 +10,7 @@ use duel_objectives::{BradleyTerryOptions, ChosenRejected, bradley_terry_loss};
 use duel_training::{PairBatch, pairs::accuracy};
 
 /// Quality of a reward model on rows of one split.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Quality {
     /// Rows where the chosen response scores higher, ties half.
     pub accuracy: f64,
@@ -20,6 +22,18 @@ pub struct Quality {
     pub length_correlation: f64,
     /// Reliability of the probabilities that the scores imply.
     pub calibration: Calibration,
+    /// On which rows the chosen response scores higher.
+    pub bins: PairBins,
+    /// Of an ensemble.
+    pub ensemble: Option<EnsembleQuality>,
+}
+
+/// Whether the members of an ensemble say the same of rows of one split.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EnsembleQuality {
+    pub agreement: Agreement,
+    /// Standard deviation of the members' scores of a response, mean over both responses of all rows.
+    pub spread: f64,
 }
 
 /// Pairs in ten bins of the probability, .5 to 1, that the scores give to their higher one.
@@ -66,8 +80,11 @@ impl Calibration {
 pub fn quality(reward: &LearnedReward, rows: &[PreferenceRow]) -> Result<Quality> {
     let n = rows.len();
     let pairs = PairBatch::new(rows, &(0..n).collect::<Vec<_>>());
-    let scores = reward.score(&pairs.both)?;
+    let members = reward.member_scores(&pairs.both)?; // [members][2N]
+    let scores = reward.combine(&members)?; // [2N]
     let margins: Vec<f32> = (0..n).map(|i| ((scores[i] - scores[n + i]) * reward.scale) as f32).collect();
+    let of_member = |scores: &Vec<f64>| (0..n).map(|i| scores[i] - scores[n + i]).collect();
+    let agreement = Agreement::of(&members.iter().map(of_member).collect::<Vec<Vec<f64>>>());
     let gold: Vec<f64> = rows.iter().map(|r| r.gold_chosen).chain(rows.iter().map(|r| r.gold_rejected)).collect();
     let lengths: Vec<f64> = pairs.both.lengths().iter().map(|&l| l as f64).collect();
     let device = reward.reader.reader.device();
@@ -81,6 +98,9 @@ pub fn quality(reward: &LearnedReward, rows: &[PreferenceRow]) -> Result<Quality
         spearman: correlation(&ranks(&scores), &ranks(&gold)),
         length_correlation: correlation(&scores, &lengths),
         calibration: Calibration::from_margins(&margins),
+        bins: PairBins::new(&PairFacts::of(rows, &pairs), &margins.into_iter().map(f64::from).collect::<Vec<_>>()),
+        ensemble: agreement
+            .map(|agreement| EnsembleQuality { agreement, spread: mean_spread(&members) / reward.scale }),
     })
 }
 
@@ -92,20 +112,6 @@ fn deviations(values: &[f64]) -> Vec<f64> {
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
-}
-
-/// Ranks from 0, ties sharing their mean.
-fn ranks(values: &[f64]) -> Vec<f64> {
-    let mut order: Vec<usize> = (0..values.len()).collect();
-    order.sort_by(|&a, &b| values[a].total_cmp(&values[b]));
-    let mut ranks = vec![0.0; values.len()];
-    let mut start = 0;
-    for group in order.chunk_by(|&a, &b| values[a] == values[b]) {
-        let shared = start as f64 + (group.len() - 1) as f64 / 2.0;
-        group.iter().for_each(|&i| ranks[i] = shared);
-        start += group.len();
-    }
-    ranks
 }
 
 /// Pearson's correlation; 0 where one side does not vary.
@@ -123,7 +129,7 @@ mod tests {
     use duel_data::World;
     use duel_data::grammar::{GrammarWorld, token};
     use duel_model::ResponseReader;
-    use duel_spec::{EnsembleScore, Split};
+    use duel_spec::{EnsembleScore, PairDivision, Split};
 
     #[test]
     fn calibration_by_hand() {
@@ -167,6 +173,31 @@ mod tests {
         assert_eq!(correlation(&[1.0, 2.0], &[3.0, 3.0]), 0.0);
     }
 
+    /// One member counts x; the other triples it, and adds how far the length is from the one asked for.
+    #[test]
+    fn quality_of_an_ensemble_by_hand() -> Result<()> {
+        let linear = |x: f64, off_length: f64| {
+            let mut weights = [0.0; 12];
+            (weights[9], weights[10]) = (x, off_length);
+            let linear = serde_json::from_value(serde_json::json!({ "weights": weights })).expect("weights");
+            (RewardNetwork::Linear(linear), 0.0)
+        };
+        let reader = ResponseReader::new(GrammarWorld::new(0.02, 1).space(), &Device::flex());
+        let reward =
+            LearnedReward::new(vec![linear(1.0, 0.0), linear(3.0, 1.0)], EnsembleScore::Mean, reader, 0.0, 2.0);
+        let prompt = vec![token::BOS, token::TOPIC, token::STANCE, token::SEP];
+        // the length asked for is 2
+        let response = |v: usize, x: usize| [vec![token::V; v], vec![token::X; x], vec![token::EOS]].concat();
+        let row = |chosen, rejected| PreferenceRow::new(Split::Test, prompt.clone(), chosen, rejected);
+        let rows = [row(response(0, 2), response(1, 1)), row(response(0, 1), response(0, 2))];
+        let EnsembleQuality { agreement, spread } = quality(&reward, &rows)?.ensemble.expect("two members");
+        // both order both alike: as labelled, and reversed
+        assert_eq!(agreement, Agreement { alike: 1.0, pairwise: 1.0, kappa: Some(1.0) });
+        // scores 2 and 6, 1 and 3, 1 and 4, 2 and 6: half of 4, 2, 3 and 4, over the scale
+        assert!((spread - 13.0 / 8.0 / 2.0).abs() < 1e-12, "{spread}");
+        Ok(())
+    }
+
     /// A reward that counts x; its margins are those of the raw scores, whatever the scale.
     #[test]
     fn quality_by_hand() -> Result<()> {
@@ -201,6 +232,14 @@ mod tests {
         let expected = 21.0 / (48f64 * 30.0).sqrt();
         assert!((actual.length_correlation - expected).abs() < 1e-12, "{}", actual.length_correlation);
         assert_eq!(actual.calibration, Calibration::from_margins(&[3.0, -3.0, 0.0]));
+        // by |gold|: 1, 3 and 5, of which the first is reversed, the second right and the third tied
+        let bins: Vec<(f64, f64)> =
+            actual.bins.by(PairDivision::GoldMargin).iter().map(|bin| (bin.pairs, bin.accuracy)).collect();
+        assert_eq!(bins, [(1.0, 0.0), (0.0, 0.0), (1.0, 1.0), (1.0, 0.5)]);
+        // tokens 3 and 2, 4 and 4, 3 and 4
+        let bins: Vec<f64> = actual.bins.by(PairDivision::Length).iter().map(|bin| bin.value).collect();
+        assert_eq!(bins, [0.0, -1.0, 0.0, 1.0, 0.0]);
+        assert_eq!(actual.ensemble, None);
         Ok(())
     }
 }

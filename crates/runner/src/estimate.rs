@@ -8,6 +8,7 @@ use crate::sources;
 use crate::step_time::{RolloutWork, StepKind, StepTimes};
 use crate::world;
 use duel_data::grammar::RESPONSES;
+use duel_evaluation::HELD_OUT_PAIRS;
 use duel_model::{Flops, TransformerConfig};
 use duel_reward::PretrainedReward;
 use duel_spec::{
@@ -22,8 +23,10 @@ const ENUMERATED: f64 = RESPONSES as f64;
 const GRAMMAR_PROMPTS: f64 = 12.0;
 /// Ends of responses in an exact evaluation.
 pub const EVALUATED_TOKENS: f64 = GRAMMAR_PROMPTS * ENUMERATED;
-/// Seconds that a worker takes to start, read its inputs and write its tables.
-const OVERHEAD: f64 = 0.25;
+/// Seconds that a worker takes to start, read its inputs and write its tables (scripts/dev/check-plan).
+const OVERHEAD: f64 = 0.03;
+/// Exact evaluations that cost as much as the exact optima at 25 values of beta, twice, and 12 sizes of best-of-N.
+const THEORY: f64 = 9.5;
 /// Bytes of keys and values while a pretrained model writes, and of its words.
 const PRETRAINED_MEMORY: f64 = 400e6;
 /// Sequences that are sampled or read at once.
@@ -169,13 +172,20 @@ impl<'a> Estimator<'a> {
                 (policy.forward * tokens, self.read(2.0 * rows), models(0.3, 512.0))
             }
             (StageKind::Yardstick, _) => {
-                let best = if exact { 0.0 } else { evaluation.best_of as f64 * evaluation.prompts as f64 * 4.0 };
+                // best-of-N: samples of both splits, and as many to compare them with, which the judge alone reads
+                let best = if exact || evaluation.best_of == 1 {
+                    0.0
+                } else {
+                    4.0 * (evaluation.largest_best_of() * evaluation.best_of_prompts()) as f64
+                };
+                let scored = columns * (reward.forward * best / 2.0 + judge.forward * best);
+                let scoring =
+                    reward.relative_seconds * self.score(best / 2.0) + judge.relative_seconds * self.score(best);
                 let (flops, seconds) = self.evaluation(1.0);
-                // the exact optima at 25 values of beta, twice, and 12 sizes of best-of-N cost about as much as evaluations
-                let theory = if exact { 45.0 * seconds } else { 0.0 };
+                let theory = if exact { THEORY * seconds } else { 0.0 };
                 (
-                    flops + best * response_tokens * policy.forward,
-                    seconds + theory + self.sample(best),
+                    flops + best * response_tokens * policy.forward + scored,
+                    seconds + theory + self.sample(best) + scoring,
                     models(0.3, 512.0) + reward.weights + judge.weights,
                 )
             }
@@ -187,8 +197,12 @@ impl<'a> Estimator<'a> {
                     other => self.rollout_cost(other, other.on_policy().expect("all others write their own rows")),
                 };
                 let (evaluation_flops, evaluation_seconds) = self.evaluation(evaluation.curve_points as f64);
+                // both responses of the held-out pairs of two splits, by the reference and at each evaluation
+                let pairs = stages.pairs.holdout_rows.min(HELD_OUT_PAIRS) as f64;
+                let held_out = 4.0 * pairs * (evaluation.curve_points as f64 + 1.0);
+                let evaluation_flops = evaluation_flops + policy.forward * held_out * columns;
                 let memory = memory + reward.weights + judge.weights;
-                (flops + evaluation_flops, seconds + evaluation_seconds, memory)
+                (flops + evaluation_flops, seconds + evaluation_seconds + self.read(held_out), memory)
             }
         };
         StageCost { flops, seconds: seconds + OVERHEAD, memory: memory + BASE_MEMORY }

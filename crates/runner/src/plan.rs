@@ -244,10 +244,15 @@ fn learner_settings(experiment: &Experiment) -> Value {
     settings
 }
 
-/// What the key of a cell holds of its arm's settings.
+/// What the key of a cell holds of its arm's settings, and of the evaluation's: not those of best-of-N, which is measured of the reference
+/// alone.
 fn cell_settings(experiment: &Experiment, learner: &Value, cell: &Cell) -> Value {
+    let mut evaluation = json!(&experiment.evaluation);
+    if let Some(settings) = evaluation.as_object_mut() {
+        settings.retain(|key, _| !key.starts_with("best_of"));
+    }
     let mut settings = json!({
-        "learner": learner, "method": &cell.point.method, "evaluation": &experiment.evaluation, "arm": &cell.arm,
+        "learner": learner, "method": &cell.point.method, "evaluation": evaluation, "arm": &cell.arm,
         "point": &cell.point.label
     });
     if experiment.budget.is_set() {
@@ -382,6 +387,8 @@ mod tests {
             let is_dpo = a.cell.as_ref().is_some_and(|c| c.arm == "dpo");
             assert_eq!(a.id == b.id, !is_dpo, "{}", a.label());
         }
+        let best_of = plan(&format!("{TEXT}[evaluation]\nbest_of = 8\n"));
+        assert_eq!(moved(&before, &best_of), ["yardstick, seed 0", "yardstick, seed 1"]);
         let more_rows = plan(&format!("{TEXT}[stages.pairs]\nrows = 99\n"));
         for (a, b) in before.stages.iter().zip(&more_rows.stages) {
             assert_eq!(a.id == b.id, a.kind == StageKind::Sft, "{}", a.label());

@@ -7,13 +7,15 @@ use duel_data::World;
 use duel_data::grammar::{GrammarWorld, PromptCoordinates, gold, token};
 use duel_data::pairs::PreferenceRow;
 use duel_dpo::{Dpo, ReferenceLogp};
-use duel_evaluation::{ExactEvaluator, HeldOut, proxy_table};
+use duel_evaluation::{ExactEvaluator, HeldOut, OrderedPairs, proxy_table};
 use duel_ledger::{MetricTable, RunDir, StageDir, StageRecorder, read_completions, read_metrics, read_outcomes};
 use duel_model::{Flops, Policy, generate};
 use duel_reward::{RewardModel, RewardNetwork, Scorer, quality};
 use duel_spec::metrics::{self, Metric};
 use duel_spec::seeds::{self, Stream, Taken};
-use duel_spec::{Document, Experiment, NO_POINT, OutcomeRow, SHARED_ARM, Split, ids::prompt_hash};
+use duel_spec::{
+    Document, Experiment, NO_POINT, OutcomeRow, PairDivision, SHARED_ARM, Split, bins_stage, ids::prompt_hash,
+};
 use duel_training::{PairBatch, curve_steps, logprobs};
 use rand::RngExt;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -172,10 +174,11 @@ fn near(what: &str, actual: f64, expected: f64) {
 /// A check of the run and its name; it panics where something is not as it should be.
 type WiringCheck = (&'static str, fn(&RunRecord));
 
-const CHECKS: [WiringCheck; 10] = [
+const CHECKS: [WiringCheck; 11] = [
     ("streams", streams_are_taken_once),
     ("rows", rows_are_of_their_splits),
     ("reward model", the_reward_model_is_judged_on_each_split),
+    ("bins", bins_are_of_their_splits),
     ("reference", the_reference_is_of_train_and_validation_rows),
     ("evaluator", the_evaluator_measures_the_reference),
     ("PPO", |record| a_cell_keeps_and_measures_what_it_says(record, "ppo")),
@@ -325,6 +328,30 @@ fn the_reward_model_is_judged_on_each_split(record: &RunRecord) {
     }
 }
 
+/// The bins of reward model and policy hold what was measured of all rows together; so does the ensemble.
+fn bins_are_of_their_splits(record: &RunRecord) {
+    let [rm, cell] =
+        [(StageKind::Rm, ""), (StageKind::Cell, "dpo")].map(|(kind, arm)| record.metrics(record.stage(kind, arm)));
+    for (split, accuracy) in [
+        (Split::Train, metrics::PAIR_ACCURACY_TRAIN),
+        (Split::Validation, metrics::PAIR_ACCURACY_VALIDATION),
+        (Split::Test, metrics::PAIR_ACCURACY_TEST),
+    ] {
+        let [stage, of_cell] = ["rm", "cell"].map(|of| bins_stage(of, split, PairDivision::Whole));
+        near("pairs", last(&rm, &stage, metrics::PAIRS_IN_BIN), of_split(&record.rows, split).len() as f64);
+        near("accuracy", last(&rm, &stage, metrics::ACCURACY_IN_BIN), last(&rm, "rm", accuracy));
+        let of_policy = |stage: &str, metric: Metric| cell.of(stage, metric.name).last().map(|row| row.value);
+        let ordered = of_policy(&format!("evaluation-{}", split.name()), metrics::ORDERED_PAIRS);
+        let binned = of_policy(&of_cell, metrics::ACCURACY_IN_BIN);
+        assert_eq!(binned, ordered, "of the policy that was kept");
+        assert_eq!(binned.is_some(), split != Split::Train);
+    }
+    let [alike, agreement] = [metrics::ENSEMBLE_ALIKE, metrics::ENSEMBLE_AGREEMENT].map(|m| last(&rm, "rm", m));
+    assert!(alike == agreement && (0.0..=1.0).contains(&alike), "two networks: {alike} and {agreement}");
+    let spreads = [last(&rm, "rm", metrics::ENSEMBLE_SD_PAIRS), last(&cell, "evaluation-test", metrics::ENSEMBLE_SD)];
+    assert!(spreads.iter().all(|spread| *spread > 0.0), "{spreads:?}");
+}
+
 fn the_reference_is_of_train_and_validation_rows(record: &RunRecord) {
     let (world, rows) = (&record.world, &record.rows[..]);
     let stage = record.stage(StageKind::Reference, "");
@@ -409,7 +436,7 @@ fn a_cell_keeps_and_measures_what_it_says(record: &RunRecord, arm: &str) {
             near(metric.name, last(&table, &format!("evaluation-{}", score.split.name()), *metric), *value);
         }
     }
-    for (split, values) in HeldOut::new(context.reader(world), &reference, rows).measure(&policy) {
+    for OrderedPairs { split, values, .. } in HeldOut::new(context.reader(world), &reference, rows).measure(&policy) {
         for (metric, value) in values {
             near(metric.name, last(&table, &format!("evaluation-{}", split.name()), metric), value);
         }

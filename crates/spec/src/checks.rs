@@ -4,6 +4,7 @@ mod arms;
 mod budget;
 mod choices;
 mod claims;
+mod evaluation;
 mod key_pattern;
 mod limits;
 mod ranges;
@@ -40,6 +41,7 @@ pub(crate) fn check_experiment(experiment: &Experiment, document: &Document) -> 
     search::check_search(experiment, document)?;
     claims::check_claims(experiment, document)?;
     reward_model::check_reward_model(experiment, document)?;
+    evaluation::check_evaluation(experiment, document)?;
     world::check_world(experiment, document)?;
     world::check_window(experiment, document)
 }

@@ -38,6 +38,7 @@ pub struct EvaluationSettings {
     pub prompts: usize,
     pub samples_per_prompt: usize,
     pub best_of: usize,
+    pub best_of_samples: usize,
     pub curve_points: usize,
     pub completions: usize,
     // left out where there is none, so that the keys of stages without it are unchanged
@@ -71,6 +72,23 @@ impl PairwiseSettings {
     /// Whether there is no such judge.
     pub fn is_off(&self) -> bool {
         self.command.is_empty()
+    }
+}
+
+impl EvaluationSettings {
+    /// The values in `defaults.toml`.
+    pub fn defaults() -> Self {
+        typed_default(&["evaluation"])
+    }
+
+    /// The largest N of best-of-N, a power of two.
+    pub fn largest_best_of(&self) -> usize {
+        1 << self.best_of.ilog2()
+    }
+
+    /// Prompts of each split on which best-of-N is sampled: as many as have a sample of the largest N within the limit.
+    pub fn best_of_prompts(&self) -> usize {
+        (self.best_of_samples / self.largest_best_of()).clamp(1, self.prompts)
     }
 }
 

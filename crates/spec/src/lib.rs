@@ -19,6 +19,7 @@ mod loss_mask;
 mod method;
 pub mod metrics;
 mod nearest;
+mod pair_bins;
 mod pair_loss;
 mod parse;
 mod record;
@@ -52,6 +53,7 @@ pub use method::{
     RaftSettings, ReferenceMode, RewardSettings, RewardSource, RewardTerm, RlooSettings, RolloutSettings, TrainedLaw,
     TruncationHandling,
 };
+pub use pair_bins::{LENGTH_BINS, MARGIN_BINS, PairDivision, bins_of_stage, bins_stage};
 pub use pair_loss::{PairInput, PairLoss, PairLossEntry};
 pub use record::{Clocks, Completion, MetricRow, NO_POINT, OutcomeRow, REFERENCE, Recorder, SHARED_ARM};
 pub use search::{SampledSettings, Search, SearchDimension, SelectionMetric, Trial, TuningSettings};

@@ -95,6 +95,15 @@ catalogue! {
     CALIBRATION_SAID = "calibration_said", "share", "per bin (its number is the step): mean probability that the raw scores give to the higher one, test prompts";
     CALIBRATION_WAS = "calibration_was", "share", "per bin: share of its pairs in which the higher score was chosen, ties half";
     CALIBRATION_PAIRS = "calibration_pairs", "pairs", "per bin: its pairs";
+    PAIRS_IN_BIN = "pairs_in_bin", "pairs", "per bin of pairs (its number is the step; split and division are in the stage): its pairs";
+    VALUE_IN_BIN = "value_in_bin", "by division", "per bin: mean of what pairs are divided by, a difference of gold, of scores or of tokens, or a label's strength";
+    ACCURACY_IN_BIN = "accuracy_in_bin", "share", "per bin: pairs whose chosen response scores higher, ties half; of a policy by its log-ratio to the reference";
+    CEILING_IN_BIN = "ceiling_in_bin", "share", "per bin: mean of the larger label probability, an upper bound for any judge";
+    ENSEMBLE_ALIKE = "ensemble_alike", "share", "test pairs that all members of an ensemble order alike";
+    ENSEMBLE_AGREEMENT = "ensemble_agreement", "share", "test pairs that two members of an ensemble order alike, mean over pairs of members";
+    ENSEMBLE_KAPPA = "ensemble_kappa", "1", "Cohen's kappa of two members' orders (as labelled, reversed, tied), mean over pairs of members; 0: no more alike than their accuracies imply";
+    ENSEMBLE_SD_PAIRS = "ensemble_sd_pairs", "score", "standard deviation of the members' scores of a response, each member centred, mean over both responses of test pairs";
+    ENSEMBLE_SD = "ensemble_sd", "score", "the same over sampled responses: the SFT policy's in stage rm, a finished policy's kept completions in its evaluation";
     KEPT_STEP = "kept_step", "updates", "the step whose weights are kept, where that is not the last";
     GOLD_ACCURACY = "gold_accuracy", "share", "accuracy of the gold scorer on full held-out reviews";
     GOLD_ACCURACY_WINDOW = "gold_accuracy_window", "share", "accuracy of the gold scorer on the first judged words of held-out reviews";

@@ -3,7 +3,7 @@
 mod rollouts;
 
 use crate::checks::range_of;
-use crate::{ArmRef, ColumnRole, Document, Error, Experiment, MethodSettings, Result};
+use crate::{ArmRef, ColumnRole, Document, Error, EvaluationSettings, Experiment, MethodSettings, Result};
 use toml::Value;
 
 fn parse(text: &str) -> Result<Experiment> {
@@ -498,4 +498,32 @@ fn short_batches_of_the_shared_stages_are_settings_too() {
     // stages that drop it are called as they were before the setting
     let json = serde_json::to_value(&parse(arm).expect("valid").stages).expect("plain data");
     assert!(json["sft"].get("drop_last").is_none() && json["rm"].get("drop_last").is_none(), "{json}");
+}
+
+/// Samples of best-of-N have no effect where it is exact or not measured, and are at least those of one prompt.
+#[test]
+fn samples_of_best_of_n_are_refused_where_nothing_reads_them() {
+    let refused = |world: &str, evaluation: &str| {
+        let text =
+            format!("name = 't'\n[world]\nkind = '{world}'\n[evaluation]\n{evaluation}\n[arms.a]\nmethod = 'dpo'\n");
+        parse(&text).err().map(|error| format!("{error}: {}; {}", error.label(), error.hint()))
+    };
+    for (world, evaluation) in
+        [("grammar", "best_of = 512"), ("reviews", "best_of = 512"), ("reviews", "best_of_samples = 256")]
+    {
+        assert_eq!(refused(world, evaluation), None, "{world}, {evaluation}");
+    }
+    for (world, evaluation, says) in [
+        ("grammar", "best_of_samples = 64", "grammar"),
+        ("reviews", "best_of = 1\nbest_of_samples = 64", "best_of = 1"),
+        ("reviews", "best_of_samples = 255", "at least evaluation.best_of, 256"),
+        ("reviews", "best_of_samples = 0", "from 1 to"),
+    ] {
+        let message = refused(world, evaluation).expect(evaluation);
+        assert!(message.contains("best_of_samples") && message.contains(says), "{message}");
+    }
+    let settings =
+        |best_of, best_of_samples| EvaluationSettings { best_of, best_of_samples, ..EvaluationSettings::defaults() };
+    let prompts = [(256, 8192), (255, 8192), (16, 8192), (16, 1 << 20), (256, 256)];
+    assert_eq!(prompts.map(|(n, samples)| settings(n, samples).best_of_prompts()), [32, 64, 512, 512, 1]);
 }

@@ -1,5 +1,6 @@
 //! The numbers of a report: what is measured, compared and judged. Knows neither charts nor pages.
 
+pub(crate) mod best_of_n;
 pub(crate) mod bradley_terry;
 pub(crate) mod calibration;
 #[cfg(test)]
@@ -19,6 +20,7 @@ pub(crate) mod merged_parts;
 #[cfg(test)]
 mod missing_cells;
 pub(crate) mod over_optimization;
+pub(crate) mod pair_bins;
 pub(crate) mod points;
 #[cfg(test)]
 mod refusals;

@@ -1,5 +1,6 @@
 //! Over-optimization: how much gold reward is lost beyond the best policy (docs/claims.md, B6 and B7).
 
+use crate::analysis::best_of_n::BEST_OF_N;
 use crate::analysis::frontier::all_policies;
 use crate::analysis::points::{EvalPoint, MeasuredPoint};
 use crate::analysis::run::Run;
@@ -30,7 +31,7 @@ pub struct OverOptimization {
 pub fn over_optimization(run: &Run) -> Vec<OverOptimization> {
     let seeds = run.experiment.seed_list();
     let mut results = Vec::new();
-    let arms: Vec<&str> = run.arms().into_iter().chain(["ppo-ideal", "best-of-n"]).collect();
+    let arms: Vec<&str> = run.arms().into_iter().chain(["ppo-ideal", BEST_OF_N]).collect();
     for arm in &arms {
         let points: Vec<&MeasuredPoint> = run.points_of(arm).collect();
         if points.len() > 2 {

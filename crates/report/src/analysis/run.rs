@@ -1,5 +1,6 @@
 //! A run as the report sees it: its files read once and laid out by arm, point, seed and step.
 
+use crate::analysis::pair_bins::BinTable;
 use crate::analysis::points::{EvalPoint, MeasuredPoint, PointBuilder, ReliabilityBin, TrainingCurve};
 use crate::analysis::stats::mean;
 use crate::error::Result;
@@ -58,6 +59,8 @@ pub struct Run {
     shared_clocks: HashMap<Arc<str>, BTreeMap<u64, Clocks>>,
     /// Bins of the reward model's calibration, by bin and seed.
     pub(crate) calibration: BTreeMap<u64, BTreeMap<u64, ReliabilityBin>>,
+    /// Bins of pairs, of the reward model and of finished policies.
+    pub(crate) pair_bins: BinTable,
 }
 
 /// The metrics of which all steps are kept.
@@ -128,6 +131,7 @@ impl Run {
             last_values: HashMap::new(),
             shared_clocks: HashMap::new(),
             calibration: BTreeMap::new(),
+            pair_bins: BinTable::default(),
         }
     }
 
@@ -189,6 +193,9 @@ impl Run {
 
     /// Adds a row of a training.
     fn add_training_row(&mut self, row: SharedMetricRow) {
+        if self.pair_bins.add_row(&row) {
+            return;
+        }
         if &*row.stage == "rm-calibration" {
             self.calibration.entry(row.clocks.step).or_default().entry(row.seed).or_default().add_row(&row);
             return;

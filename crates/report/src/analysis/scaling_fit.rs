@@ -1,6 +1,7 @@
 //! Gold over the distance d = √KL, in the functional forms of Gao et al. 2022, eq. 1 and 2: d (α − β d) for best of n, d (α − β ln d) for
 //! policies that are trained. Fitted seed by seed, with least squares, to all finished policies and checkpoints of an arm.
 
+use crate::analysis::best_of_n::{BEST_OF_N, origin};
 use crate::analysis::frontier::all_policies;
 use crate::analysis::run::Run;
 use crate::analysis::stats::{Estimate, mean};
@@ -82,7 +83,7 @@ impl ScalingFit {
 /// Gold and proxy of every arm with enough policies, above the reference's; gold in standard deviations of the reference's gold.
 pub(crate) fn scaling_fits(run: &Run) -> Vec<ScalingFit> {
     let arms = run.arms().into_iter().map(|arm| (arm, ScalingForm::Trained));
-    let arms = arms.chain([("best-of-n", ScalingForm::BestOfN)]);
+    let arms = arms.chain([(BEST_OF_N, ScalingForm::BestOfN)]);
     arms.flat_map(|(arm, form)| [("gold", GOLD), ("proxy", PROXY)].map(|(what, metric)| (arm, form, what, metric)))
         .filter_map(|(arm, form, what, metric)| fit_of_arm(run, arm, form, what, metric))
         .collect()
@@ -103,11 +104,10 @@ fn fit_of_arm(run: &Run, arm: &str, form: ScalingForm, what: &'static str, metri
     })
 }
 
-/// Distance and reward of the arm's policies at a seed, on test prompts.
-fn rises(run: &Run, arm: &str, seed: u64, metric: Metric) -> Option<Vec<(f64, f64)>> {
-    let reference = run.reference_at(seed)?;
-    let base = reference.test(metric)?;
-    let unit = if metric == GOLD { reference.test(GOLD_SD)? } else { 1.0 };
+/// Distance and reward of the arm's policies at a seed, above the policy that they depart from, on test prompts.
+pub(crate) fn rises(run: &Run, arm: &str, seed: u64, metric: Metric) -> Option<Vec<(f64, f64)>> {
+    let base = origin(run, arm)?.seeds.get(&seed)?.last()?.test(metric)?;
+    let unit = if metric == GOLD { run.reference_at(seed)?.test(GOLD_SD)? } else { 1.0 };
     let policies = all_policies(run, arm, seed);
     let rise = |evaluation: &crate::analysis::points::EvalPoint| {
         Some((evaluation.test(KL)?.max(0.0).sqrt(), (evaluation.test(metric)? - base) / unit))

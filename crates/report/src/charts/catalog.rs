@@ -6,10 +6,12 @@ use crate::analysis::merged_parts::can_compare_costs;
 use crate::analysis::run::Run;
 use crate::analysis::tuning::TuningResults;
 use crate::charts::arm_comparison::{stability, strength_forest, win_rates};
+use crate::charts::best_of_n::best_of_n_plots;
 use crate::charts::cost_charts::{cost_bars, cost_to_target_plot};
 use crate::charts::figure::{Figure, NARROW, WIDE};
 use crate::charts::output::AnyChart;
 use crate::charts::over_kl::{frontier_plot, gold_and_proxy, over_kl};
+use crate::charts::pair_bins::accuracy_plots;
 use crate::charts::plot::Plot;
 use crate::charts::reward_model::{calibration_curve, pair_accuracy};
 use crate::charts::scaling_fit::scaling_plot;
@@ -153,8 +155,15 @@ fn training_figures(run: &Run) -> [Listed; 9] {
     ]
 }
 
-fn reward_model_figures(run: &Run) -> [Listed; 2] {
+/// The reward model on held-out pairs, and what the best of N responses by it are worth.
+fn reward_model_figures(run: &Run) -> [Listed; 6] {
+    let [by_margin, by_length] = accuracy_plots(run);
+    let [over_kl, over_n] = best_of_n_plots(run);
     [
+        ("pair-bins", "accuracy-margin", "Test pairs ordered as labelled, by margin", by_margin),
+        ("pair-bins", "accuracy-length", "Test pairs ordered as labelled, by difference of length", by_length),
+        ("best-of-n", "best-of-n-kl", "Gold and learned reward of the best of N over the square root of KL", over_kl),
+        ("best-of-n", "best-of-n", "Gold and learned reward of the best of N responses over N", over_n),
         ("judge", "reward-model", "Pair accuracy of the reward model by seed", pair_accuracy(run)),
         ("judge", "calibration", "Calibration of the reward model on test pairs", calibration_curve(run)),
     ]

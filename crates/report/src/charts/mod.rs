@@ -2,11 +2,12 @@
 //!
 //! Drawing, from the leaf up: `theme` (colors), `chart` (what every chart can do), `axes`, `marks`, `legend`, the kinds of chart
 //! (`plot`, `bars`, `heatmap`, `parallel`), `pdf` and `output` (SVG, PNG, PDF). Figures by group: `over_kl`, `training_curves`,
-//! `cost_charts`, `arm_comparison`, `reward_model`, `settings`; `catalog` lists them all.
+//! `cost_charts`, `arm_comparison`, `reward_model`, `pair_bins`, `best_of_n`, `settings`; `catalog` lists them all.
 
 mod arm_comparison;
 mod axes;
 mod bars;
+mod best_of_n;
 pub(crate) mod catalog;
 pub(crate) mod chart;
 mod cost_charts;
@@ -16,6 +17,7 @@ mod legend;
 pub(crate) mod marks;
 pub(crate) mod output;
 pub(crate) mod over_kl;
+mod pair_bins;
 mod parallel;
 mod pdf;
 mod plot;

@@ -1,5 +1,6 @@
 //! Figures over KL: the frontier, gold beside the learned reward, and properties of the responses.
 
+use crate::analysis::best_of_n::{BEST_OF_N, origin};
 use crate::analysis::frontier;
 use crate::analysis::points::MeasuredPoint;
 use crate::analysis::run::Run;
@@ -27,11 +28,12 @@ pub(crate) fn frontier_plot(run: &Run, size: (u32, u32)) -> Plot {
     let theoretical = [
         ("optimum", "optimum", INK, MarkStyle::Line { width: 2.0 }),
         ("ppo-ideal", "PPO-ideal", IDEAL, MarkStyle::Dashed { width: 2.0 }),
-        ("best-of-n", "best of N", GREY, MarkStyle::Dashed { width: 1.5 }),
+        (BEST_OF_N, "best of N", GREY, MarkStyle::Dashed { width: 1.5 }),
     ];
     for (arm, name, color, style) in theoretical {
-        let mut curve: Vec<(f64, f64)> =
-            run.reference().into_iter().chain(run.points_of(arm)).filter_map(kl_gold).collect();
+        // from the reference, or from a single response on the prompts of best-of-N, which is one of its points
+        let start = origin(run, arm).filter(|point| point.arm != arm);
+        let mut curve: Vec<(f64, f64)> = start.into_iter().chain(run.points_of(arm)).filter_map(kl_gold).collect();
         if curve.len() < 2 {
             continue;
         }
@@ -118,10 +120,9 @@ const MAX_CHECKPOINTS: usize = 160;
 /// Gold and learned reward above the reference over √KL: a line through the finished policies of an arm, and its checkpoints; of an arm
 /// with a single point, a line along its training.
 pub(crate) fn gold_and_proxy(run: &Run) -> Option<Plot> {
-    let base = |metric| run.reference().map(|p| mean(&p.final_test(metric)));
-    let (gold, proxy) = (base(metrics::GOLD)?, base(metrics::PROXY)?);
+    let base = |arm: &str, metric| origin(run, arm).map(|p| mean(&p.final_test(metric)));
     let mut series = vec![];
-    let theoretical = [("ppo-ideal", IDEAL), ("best-of-n", GREY)];
+    let theoretical = [("ppo-ideal", IDEAL), (BEST_OF_N, GREY)];
     let arms = run.arms().into_iter().map(|arm| (arm, arm_color(run, arm)));
     let largest_kl = run
         .arms()
@@ -130,10 +131,11 @@ pub(crate) fn gold_and_proxy(run: &Run) -> Option<Plot> {
         .flat_map(|p| p.final_test(metrics::KL))
         .fold(0.0, f64::max);
     for (arm, color) in arms.chain(theoretical) {
-        for (metric, base, style, mark, what) in [
-            (metrics::GOLD, gold, MarkStyle::Line { width: 2.2 }, MarkStyle::Dots { radius: 2.0 }, "gold"),
-            (metrics::PROXY, proxy, MarkStyle::Dashed { width: 1.8 }, MarkStyle::Rings { radius: 2.0 }, "proxy"),
+        for (metric, style, mark, what) in [
+            (metrics::GOLD, MarkStyle::Line { width: 2.2 }, MarkStyle::Dots { radius: 2.0 }, "gold"),
+            (metrics::PROXY, MarkStyle::Dashed { width: 1.8 }, MarkStyle::Rings { radius: 2.0 }, "proxy"),
         ] {
+            let base = base(arm, metric)?;
             let rises = |data: Vec<(f64, f64)>| -> Vec<(f64, f64)> {
                 let inside = data.into_iter().filter(|p| p.0 <= largest_kl * 1.05);
                 inside.map(|(kl, reward)| (kl.max(0.0).sqrt(), reward - base)).collect()

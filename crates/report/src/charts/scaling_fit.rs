@@ -1,13 +1,12 @@
 //! Gold and learned reward over √KL with the functional forms that are fitted to them.
 
-use crate::analysis::frontier::all_policies;
 use crate::analysis::run::Run;
-use crate::analysis::scaling_fit::{ScalingFit, scaling_fits};
+use crate::analysis::scaling_fit::{ScalingFit, rises, scaling_fits};
 use crate::charts::figure::{WIDE, arm_color};
 use crate::charts::marks::{MarkStyle, Series};
 use crate::charts::plot::Plot;
 use crate::charts::theme::GREY;
-use duel_spec::metrics::{GOLD, GOLD_SD, KL};
+use duel_spec::metrics::GOLD;
 
 /// Points of a curve.
 const STEPS: usize = 48;
@@ -21,7 +20,9 @@ pub(crate) fn scaling_plot(run: &Run) -> Option<Plot> {
     let mut series = vec![];
     for fit in &fits {
         let color = if run.arms().contains(&fit.arm.as_str()) { arm_color(run, &fit.arm) } else { GREY };
-        let policies = policies(run, &fit.arm);
+        let seeds = run.experiment.seed_list();
+        let policies: Vec<(f64, f64)> =
+            seeds.iter().filter_map(|&seed| rises(run, &fit.arm, seed, GOLD)).flatten().collect();
         if policies.len() <= MAX_POLICIES {
             let dots = Series::new(MarkStyle::Dots { radius: 2.0 }, color, policies).with_opacity(0.25);
             series.push(dots.described(format!("{}, one policy of one seed", fit.arm.to_uppercase())));
@@ -30,17 +31,4 @@ pub(crate) fn scaling_plot(run: &Run) -> Option<Plot> {
         series.push(Series::new(MarkStyle::Line { width: 2.0 }, color, curve).named(fit.arm.to_uppercase()));
     }
     (!series.is_empty()).then(|| Plot::new(WIDE, "d = √KL, √nats", "gold gain, sd of the reference", series))
-}
-
-/// √KL and gold above the reference's, in its standard deviations, on test prompts.
-fn policies(run: &Run, arm: &str) -> Vec<(f64, f64)> {
-    let of_seed = |seed: u64| {
-        let reference = run.reference_at(seed);
-        let base = reference.and_then(|reference| Some((reference.test(GOLD)?, reference.test(GOLD_SD)?)));
-        all_policies(run, arm, seed).filter_map(move |(_, evaluation)| {
-            let (gold, sd) = base?;
-            Some((evaluation.test(KL)?.max(0.0).sqrt(), (evaluation.test(GOLD)? - gold) / sd))
-        })
-    };
-    run.experiment.seed_list().into_iter().flat_map(of_seed).collect()
 }

@@ -1,11 +1,13 @@
 //! The tables of a run.
 
+use crate::analysis::best_of_n::{BestOfN, best_of_n};
 use crate::analysis::calibration::pooled;
 use crate::analysis::costs::arm_costs;
 use crate::analysis::frontier;
 use crate::analysis::head_to_head::{HeadToHead, SeedEstimate};
 use crate::analysis::logistic::sigmoid;
 use crate::analysis::over_optimization::{self, OverOptimization};
+use crate::analysis::pair_bins::PooledBin;
 use crate::analysis::points::MeasuredPoint;
 use crate::analysis::run::Run;
 use crate::analysis::scaling_fit::{ScalingFit, scaling_fits};
@@ -17,8 +19,8 @@ use crate::error::Result;
 use crate::format::{fixed, seconds, si};
 use crate::page::text_table::{TextTable, csv, latex, markdown};
 use duel_ledger::RunPart;
-use duel_spec::SelectionMetric;
 use duel_spec::metrics::{self, Metric};
+use duel_spec::{LENGTH_BINS, NO_POINT, PairDivision, SHARED_ARM, SelectionMetric, Split};
 use std::path::Path;
 
 /// All tables of a run.
@@ -39,6 +41,8 @@ pub(crate) struct ReportTables {
     pub(crate) costs: TextTable,
     pub(crate) stages: TextTable,
     pub(crate) calibration: TextTable,
+    pub(crate) pair_bins: TextTable,
+    pub(crate) best_of_n: TextTable,
     pub(crate) tuning: TextTable,
     pub(crate) verdicts: TextTable,
     /// The runs that this one was merged from.
@@ -61,15 +65,19 @@ pub(crate) fn write(run: &Run, tuning: &TuningResults, judged: &[ClaimResult], f
         costs: costs(run),
         stages: stages(run),
         calibration: calibration(run),
+        pair_bins: pair_bins(run),
+        best_of_n: best_of_n_rewards(run),
         tuning: tried_points(run, tuning),
         verdicts: verdicts(judged),
         parts: parts(run),
     };
-    let always = [&tables.points, &tables.validation, &tables.drops, &tables.matched, &tables.costs, &tables.stages];
+    let ReportTables { points, validation, drops, matched, costs, stages, calibration, .. } = &tables;
+    let always = [points, validation, drops, matched, costs, stages, calibration];
     let present = |table, is_present: bool| is_present.then_some(table);
     let others = [
-        present(&tables.calibration, true),
         present(&tables.scaling, !tables.scaling.rows.is_empty()),
+        present(&tables.pair_bins, !tables.pair_bins.rows.is_empty()),
+        present(&tables.best_of_n, !tables.best_of_n.rows.is_empty()),
         present(&tables.pairs, policies.is_some()),
         present(&tables.strengths, policies.is_some()),
         present(&tables.pairwise, !tables.pairwise.rows.is_empty()),
@@ -114,6 +122,7 @@ fn points(run: &Run, name: &'static str, values_of: fn(&MeasuredPoint, Metric) -
         ("length", metrics::LENGTH, 2),
         ("entropy", metrics::ENTROPY, 2),
         ("distinct-2", metrics::DISTINCT_2, 3),
+        ("sd of the ensemble", metrics::ENSEMBLE_SD, 3),
     ]
     .into_iter()
     .filter(|(_, metric, _)| {
@@ -365,7 +374,7 @@ fn parts(run: &Run) -> TextTable {
 
 /// What the shared stages measured, mean ± interval over seeds.
 fn stages(run: &Run) -> TextTable {
-    let stage_metrics: [(&str, &str, Metric, usize); 18] = [
+    let stage_metrics: [(&str, &str, Metric, usize); 23] = [
         ("gold scorer: accuracy on held-out full reviews", "corpus", metrics::GOLD_ACCURACY, 3),
         ("gold scorer: accuracy on the judged window", "corpus", metrics::GOLD_ACCURACY_WINDOW, 3),
         ("gold scorer: calibration error", "corpus", metrics::GOLD_CALIBRATION, 3),
@@ -383,6 +392,11 @@ fn stages(run: &Run) -> TextTable {
         ("reward model: correlation with length", "rm", metrics::RM_LENGTH_CORRELATION, 3),
         ("reward model: calibration error", "rm", metrics::RM_CALIBRATION, 3),
         ("reward model: change at a second x", "rm", metrics::RM_TRAP_SLOPE, 3),
+        ("ensemble: test pairs that all members order alike", "rm", metrics::ENSEMBLE_ALIKE, 3),
+        ("ensemble: test pairs that two members order alike", "rm", metrics::ENSEMBLE_AGREEMENT, 3),
+        ("ensemble: Cohen's kappa of two members", "rm", metrics::ENSEMBLE_KAPPA, 3),
+        ("ensemble: standard deviation over members, test pairs", "rm", metrics::ENSEMBLE_SD_PAIRS, 3),
+        ("ensemble: standard deviation over members, responses of the reference", "rm", metrics::ENSEMBLE_SD, 3),
         ("reward model: seconds", "rm", metrics::STAGE_SECONDS, 1),
     ];
     let rows = stage_metrics
@@ -408,6 +422,77 @@ fn calibration(run: &Run) -> TextTable {
             })
             .collect(),
     }
+}
+
+/// How many pairs the reward model and each arm's featured policies order as labelled, bin by bin.
+fn pair_bins(run: &Run) -> TextTable {
+    let head =
+        ["by", "split", "divided by", "bin", "pairs", "mean of the bin", "ceiling", "share", "95% interval", "seeds"];
+    let has_ceiling = !run.shared_metric("pairs", metrics::BAYES_ACCURACY).is_empty();
+    let row = |name: &str, split: Split, by: PairDivision, bin: &PooledBin| {
+        let [low, high] = bin.interval;
+        vec![
+            name.to_string(),
+            split.name().into(),
+            division_name(by).into(),
+            bin_name(by, bin.number),
+            format!("{:.0}", bin.pairs),
+            fixed(bin.value, 2),
+            if has_ceiling { fixed(bin.ceiling, 3) } else { "–".into() },
+            fixed(bin.accuracy, 3),
+            format!("{} to {}", fixed(low, 3), fixed(high, 3)),
+            bin.seeds.to_string(),
+        ]
+    };
+    let points =
+        run.arms().into_iter().filter_map(|arm| Some((arm.to_uppercase(), arm, run.featured(arm)?.label.as_str())));
+    let rewards = std::iter::once(("reward model".to_string(), SHARED_ARM, NO_POINT)).chain(points);
+    let mut rows = vec![];
+    for (name, arm, point) in rewards {
+        for (split, by) in Split::ALL.into_iter().flat_map(|split| PairDivision::ALL.map(|by| (split, by))) {
+            rows.extend(run.pair_bins.pooled(arm, point, split, by).iter().map(|bin| row(&name, split, by, bin)));
+        }
+    }
+    TextTable { name: "pair-bins", head: head.map(String::from).into(), rows }
+}
+
+/// A division for people.
+fn division_name(by: PairDivision) -> &'static str {
+    match by {
+        PairDivision::Whole => "–",
+        PairDivision::GoldMargin => "difference of gold",
+        PairDivision::LabelStrength => "strength of the label",
+        PairDivision::OwnMargin => "its own margin",
+        PairDivision::Length => "tokens, chosen minus rejected",
+    }
+}
+
+/// A bin for people.
+fn bin_name(by: PairDivision, number: u64) -> String {
+    match by {
+        PairDivision::Whole => "all".into(),
+        PairDivision::Length => LENGTH_BINS.get(number as usize).map_or("–".into(), |name| format!("chosen {name}")),
+        _ => format!("quarter {}", number + 1),
+    }
+}
+
+/// The best of N responses of the reference by the learned reward.
+fn best_of_n_rewards(run: &Run) -> TextTable {
+    let head = ["N", "seeds", "KL", "its bound", "learned reward", "gold", "win rate", "its bound"];
+    let row = |best: BestOfN| {
+        vec![
+            best.n.to_string(),
+            best.gold.len().to_string(),
+            estimate(&best.kl, 3),
+            fixed(best.kl_bound(), 3),
+            estimate(&best.proxy, 3),
+            estimate(&best.gold, 3),
+            estimate(&best.win_rate, 3),
+            fixed(best.win_rate_bound(), 3),
+        ]
+    };
+    let rows = best_of_n(run).into_iter().map(row).collect();
+    TextTable { name: "best-of-n", head: head.map(String::from).into(), rows }
 }
 
 /// Every point of a search, the best of each arm first; empty without a search.

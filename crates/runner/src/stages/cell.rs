@@ -10,7 +10,7 @@ use crate::plan::StageKind;
 use crate::world::{self, LoadedWorld};
 use duel_data::World;
 use duel_data::pairs::PreferenceRow;
-use duel_evaluation::{EvalKind, EvalResult, Evaluator, HeldOut};
+use duel_evaluation::{EvalKind, EvalResult, Evaluator, HeldOut, OrderedPairs};
 use duel_ledger::StageRecorder;
 use duel_model::{Policy, Responses};
 use duel_reward::Scorer;
@@ -51,9 +51,12 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
                 splits.check_split("measures_prompts_of_the_split", clocks.step, result.split, prompts)?;
                 record(result, kind, clocks, recorder);
             }
-            for (split, values) in held_out.measure(policy) {
+            for OrderedPairs { split, values, bins } in held_out.measure(policy) {
                 let stage = EvalResult::stage(split);
                 values.iter().for_each(|(metric, value)| recorder.record(&stage, clocks, *metric, *value));
+                if kind == EvalKind::End {
+                    bins.record("cell", split, recorder);
+                }
             }
             recorder.record("train", clocks, metrics::EVALUATION_SECONDS, started.elapsed().as_secs_f64());
             Ok(results.into_iter().find(|result| result.split == Split::Validation).expect("both splits are measured"))
@@ -64,7 +67,7 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
     if let Evaluator::Exact(exact) = &evaluator {
         exact.check_sampler(&policy, context.stage.seed).map_err(|e| e.at_step(clocks.step))?;
     }
-    keep_completions(context, &cell.arm, &cell.point.label, clocks.step, &loaded, &policy, &reference, recorder)?;
+    keep_completions(context, &cell.arm, &cell.point.label, clocks, &loaded, &policy, &reference, recorder)?;
     context.save_policy(trained, world, to)
 }
 

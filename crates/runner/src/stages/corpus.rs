@@ -358,14 +358,14 @@ mod tests {
         };
         assert_eq!([curve.prompts, curve.samples_per_prompt], [2, 1]);
         assert_eq!([end.prompts, end.samples_per_prompt], [2, 4]);
-        // the reference on validation and test prompts, and the best of 2 and of 4 of its responses: 8 would be more than 5
+        // the reference on validation and test prompts, and the best of 1, 2 and 4 of its responses: 8 would be more than 5
         let table = made(StageKind::Yardstick)?;
         let points: BTreeSet<(&str, &str, &str)> = (table.rows.iter())
             .filter(|row| &*row.metric == metrics::GOLD.name)
             .map(|row| (&*row.arm, &*row.point, &*row.stage))
             .collect();
         let splits = ["evaluation-test", "evaluation-validation"];
-        let expected = [("best-of-n", "n=2"), ("best-of-n", "n=4"), ("reference", "sft")];
+        let expected = [("best-of-n", "n=1"), ("best-of-n", "n=2"), ("best-of-n", "n=4"), ("reference", "sft")];
         assert_eq!(
             points,
             expected.iter().flat_map(|(arm, point)| splits.map(|split| (*arm, *point, split))).collect()

@@ -13,7 +13,7 @@ use duel_evaluation::{
 use duel_ledger::StageRecorder;
 use duel_model::Policy;
 use duel_reward::Scorer;
-use duel_spec::{Clocks, Recorder, Split};
+use duel_spec::{Clocks, EvaluationSettings, Recorder, Split, metrics};
 use std::sync::Arc;
 
 /// What the progress of a stage calls the evaluation of a finished policy.
@@ -33,9 +33,9 @@ pub(super) fn run(context: &StageContext<'_>, recorder: &mut StageRecorder) -> R
     for result in evaluator.measure(&reference, None, EvalKind::End, &mut progress)? {
         record(&result, EvalKind::End, Clocks::default(), recorder);
     }
-    keep_completions(context, "reference", "sft", 0, &loaded, &reference, &reference, recorder)?;
-    if let Evaluator::Sampled { evaluator: sampled, end, .. } = &evaluator {
-        let (ns, size) = best_of_n_sizes(context.experiment.evaluation.best_of, *end);
+    keep_completions(context, "reference", "sft", Clocks::default(), &loaded, &reference, &reference, recorder)?;
+    if let Evaluator::Sampled { evaluator: sampled, .. } = &evaluator {
+        let (ns, size) = best_of_n_sizes(&context.experiment.evaluation);
         for (done, split) in (0..).zip([Split::Validation, Split::Test]) {
             recorder.progress(done, 2, "best of N");
             for (n, result) in sampled.best_of_n(&ns, split, size)? {
@@ -68,19 +68,20 @@ fn optimum_betas() -> Vec<f64> {
     (0..=24).map(|i| 20.0 * 10f64.powf(-f64::from(i) / 8.0)).collect()
 }
 
-/// The N of best-of-N, and the sample of which each is a part.
-fn best_of_n_sizes(best_of: usize, end: SampleSize) -> (Vec<usize>, SampleSize) {
-    let ns: Vec<usize> = (1..=best_of.ilog2()).map(|i| 1 << i).collect();
-    let size = SampleSize { samples_per_prompt: ns.last().copied().unwrap_or(1), ..end };
-    (ns, size)
+/// The N of best-of-N, none for one response alone, and the sample of whose subsets they are.
+fn best_of_n_sizes(settings: &EvaluationSettings) -> (Vec<usize>, SampleSize) {
+    let largest = settings.largest_best_of();
+    let ns = (0..=largest.ilog2()).map(|i| 1 << i).filter(|_| largest > 1).collect();
+    (ns, SampleSize { prompts: settings.best_of_prompts(), samples_per_prompt: largest })
 }
 
+/// Records responses of a policy, and how far the members of a reward model's ensemble disagree on them.
 #[expect(clippy::too_many_arguments, reason = "passes on what a completion is made of")]
 pub(super) fn keep_completions(
     context: &StageContext<'_>,
     arm: &str,
     point: &str,
-    step: u64,
+    clocks: Clocks,
     loaded: &LoadedWorld,
     policy: &Policy,
     reference: &Policy,
@@ -88,10 +89,10 @@ pub(super) fn keep_completions(
 ) -> Result<()> {
     let world = loaded.world.as_ref();
     let reward = learned_reward(context, loaded)?;
-    let tag = CompletionTag { arm, point, seed: context.stage.seed, step };
+    let tag = CompletionTag { arm, point, seed: context.stage.seed, step: clocks.step };
     let count = context.experiment.evaluation.completions;
     let reader = context.reader(world);
-    duel_evaluation::completions(
+    let responses = duel_evaluation::completions(
         tag,
         world,
         &reader,
@@ -102,6 +103,9 @@ pub(super) fn keep_completions(
         count,
         recorder,
     )?;
+    if let Some(spread) = reward.spread(&responses)? {
+        recorder.record(&EvalResult::stage(Split::Test), clocks, metrics::ENSEMBLE_SD, spread);
+    }
     Ok(())
 }
 
@@ -145,7 +149,7 @@ mod tests {
     use burn::module::Module;
     use duel_data::grammar::token;
     use duel_evaluation::{distributions, proxy_table};
-    use duel_spec::{OutcomeRow, metrics};
+    use duel_spec::OutcomeRow;
 
     #[test]
     fn the_optima_go_from_20_to_a_fiftieth() {
@@ -158,13 +162,16 @@ mod tests {
 
     #[test]
     fn the_best_are_of_as_many_samples_as_the_largest_n() {
-        let sizes = |best_of| {
-            let (ns, size) = best_of_n_sizes(best_of, SampleSize { prompts: 512, samples_per_prompt: 3 });
+        let sizes = |best_of, best_of_samples| {
+            let settings = EvaluationSettings { prompts: 512, samples_per_prompt: 3, ..EvaluationSettings::defaults() };
+            let (ns, size) = best_of_n_sizes(&EvaluationSettings { best_of, best_of_samples, ..settings });
             (ns, size.prompts, size.samples_per_prompt)
         };
-        assert_eq!(sizes(16), (vec![2, 4, 8, 16], 512, 16));
-        assert_eq!(sizes(5), (vec![2, 4], 512, 4));
-        assert_eq!(sizes(1), (vec![], 512, 1));
+        assert_eq!(sizes(16, 8192), (vec![1, 2, 4, 8, 16], 512, 16));
+        // no more samples than are allowed, and no more prompts than are evaluated
+        assert_eq!(sizes(256, 8192), ((0..=8).map(|i| 1 << i).collect(), 32, 256));
+        assert_eq!(sizes(5, 1 << 20), (vec![1, 2, 4], 512, 4));
+        assert_eq!(sizes(1, 8192), (vec![], 512, 1));
     }
 
     #[test]

@@ -90,27 +90,10 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
     let reward = LearnedReward::normalized_on(judges, settings.ensemble_score, reader, &samples)?;
 
     // 3. Measure its quality.
-    let some = &train_rows[..train_rows.len().min(ROWS_READ_AGAIN)];
-    let mut measure = |done, rows: &[PreferenceRow]| {
-        recorder.progress(done, 4, "accuracy on pairs");
-        quality(&reward, rows)
-    };
-    let (on_validation, on_test, on_train) = (measure(1, &validation)?, measure(2, &test)?, measure(3, some)?);
-    let mut record = |metric, value| recorder.record("rm", clocks, metric, value);
-    record(metrics::PAIR_ACCURACY_TRAIN, on_train.accuracy);
-    record(metrics::PAIR_ACCURACY_VALIDATION, on_validation.accuracy);
-    record(metrics::PAIR_ACCURACY_TEST, on_test.accuracy);
-    record(metrics::RM_LOSS_VALIDATION, on_validation.loss);
-    record(metrics::RM_SPEARMAN_GOLD, on_test.spearman);
-    record(metrics::RM_LENGTH_CORRELATION, on_test.length_correlation);
-    record(metrics::RM_CALIBRATION, on_test.calibration.error());
+    measure(&reward, [&train_rows, &validation, &test], &samples, clocks, recorder)?;
     if let Some(slope) = loaded.grammar.as_ref().map(|_| trap_slope(&reward, &samples)).transpose()?.flatten() {
-        record(metrics::RM_TRAP_SLOPE, slope);
+        recorder.record("rm", clocks, metrics::RM_TRAP_SLOPE, slope);
     }
-    if let Some(cut) = reward.cut() {
-        record(metrics::RM_CUT, cut as f64);
-    }
-    record_curve(&on_test.calibration, recorder);
 
     // 4. Save it.
     if let Some(grammar) = &loaded.grammar {
@@ -134,6 +117,46 @@ fn sft_samples(context: &StageContext<'_>, world: &dyn World) -> Result<Response
     let samples = generate(&sft_policy, world.space(), ids, &mut rng, &context.device);
     duel_training::invariants::sampled_from_finite(0, &samples)?;
     Ok(samples)
+}
+
+/// Records the quality of a reward model on train, validation and test rows; `samples` are the SFT policy's.
+fn measure(
+    reward: &LearnedReward,
+    [train, validation, test]: [&[PreferenceRow]; 3],
+    samples: &Responses,
+    clocks: Clocks,
+    recorder: &mut StageRecorder,
+) -> Result<()> {
+    let some = &train[..train.len().min(ROWS_READ_AGAIN)];
+    let mut quality_of = |done, rows: &[PreferenceRow]| {
+        recorder.progress(done, 4, "accuracy on pairs");
+        quality(reward, rows)
+    };
+    let (on_validation, on_test, on_train) = (quality_of(1, validation)?, quality_of(2, test)?, quality_of(3, some)?);
+    let mut record = |metric, value| recorder.record("rm", clocks, metric, value);
+    record(metrics::PAIR_ACCURACY_TRAIN, on_train.accuracy);
+    record(metrics::PAIR_ACCURACY_VALIDATION, on_validation.accuracy);
+    record(metrics::PAIR_ACCURACY_TEST, on_test.accuracy);
+    record(metrics::RM_LOSS_VALIDATION, on_validation.loss);
+    record(metrics::RM_SPEARMAN_GOLD, on_test.spearman);
+    record(metrics::RM_LENGTH_CORRELATION, on_test.length_correlation);
+    record(metrics::RM_CALIBRATION, on_test.calibration.error());
+    if let Some(ensemble) = &on_test.ensemble {
+        record(metrics::ENSEMBLE_ALIKE, ensemble.agreement.alike);
+        record(metrics::ENSEMBLE_AGREEMENT, ensemble.agreement.pairwise);
+        ensemble.agreement.kappa.into_iter().for_each(|kappa| record(metrics::ENSEMBLE_KAPPA, kappa));
+        record(metrics::ENSEMBLE_SD_PAIRS, ensemble.spread);
+    }
+    if let Some(cut) = reward.cut() {
+        record(metrics::RM_CUT, cut as f64);
+    }
+    // after the count of what was cut: these samples were read before
+    reward.spread(samples)?.into_iter().for_each(|spread| record(metrics::ENSEMBLE_SD, spread));
+    record_curve(&on_test.calibration, recorder);
+    for (split, quality) in [(Split::Train, on_train), (Split::Validation, on_validation), (Split::Test, on_test)] {
+        quality.bins.record("rm", split, recorder);
+    }
+    Ok(())
 }
 
 /// How the reward model reads responses: the policy's ids, or, if it has its own tokenizer, their text.

@@ -189,6 +189,7 @@ const RANGES: &[(&str, Constraint)] = &[
     ("evaluation.prompts", Constraint::AtLeastTwo),
     ("evaluation.samples_per_prompt", Constraint::Size),
     ("evaluation.best_of", Constraint::Size),
+    ("evaluation.best_of_samples", Constraint::Rows),
     ("evaluation.curve_points", Constraint::Size),
     ("evaluation.completions", Constraint::Rows),
     ("evaluation.pairwise.prompts", Constraint::AtLeastTwo),
