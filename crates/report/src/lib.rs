@@ -17,7 +17,9 @@ pub use analysis::run::{MissingCell, Run};
 pub use analysis::statements::{JudgedStatement, JudgedStatementClaim, JudgedStatements, judge_statements};
 pub use analysis::stats;
 pub use analysis::tuning::{TrialResult, TrialScore, TuningResults};
-pub use analysis::verdict::{ClaimResult, ClaimTest, JudgedClaims, TrainingBudget, Verdict, judge_folder as judge};
+pub use analysis::verdict::{
+    ClaimResult, ClaimTest, FEWEST_SEEDS, JudgedClaims, TrainingBudget, Verdict, judge_folder as judge,
+};
 pub use error::{Error, Result};
 pub use format::{fixed, signed};
 pub use page::compare::compare;

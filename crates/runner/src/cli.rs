@@ -21,7 +21,7 @@ use std::path::PathBuf;
 
 /// Where a newcomer begins.
 const FIRST_STEPS: &str = "First steps:
-  duel run experiments/smoke.toml            Compare PPO and DPO in ten seconds
+  duel run experiments/smoke.toml            Compare PPO and DPO in a quarter of a minute
   duel run experiments/article.toml          The full comparison, in some minutes
   duel init mine --rows FILE --model MODEL   Set up a comparison on your own rows and model
   duel doctor                                Check what works on this machine";

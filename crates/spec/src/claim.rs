@@ -110,6 +110,31 @@ pub enum ClaimMetric {
     Step,
 }
 
+/// The names of [`ClaimMetric`].
+pub(crate) const CLAIM_METRICS: [&str; 18] = [
+    "gain",
+    "win_rate",
+    "win_rate_at_length",
+    "length",
+    "peak",
+    "drop",
+    "displacement",
+    "ordered",
+    "flops",
+    "seconds",
+    "memory",
+    "models",
+    "training_bytes",
+    "sampled",
+    "spread",
+    "spread_of_points",
+    "diverged",
+    "step",
+];
+
+/// The names of [`ClaimRule`].
+pub(crate) const CLAIM_RULES: [&str; 2] = ["ahead", "equal"];
+
 const LOG_RATIO: &str = "log of the ratio";
 
 impl ClaimMetric {

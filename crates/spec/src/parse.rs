@@ -54,6 +54,13 @@ fn collect_spans(prefix: &str, table: &dyn toml_edit::TableLike, file: &SourceSp
         if let Some(inner) = item.as_table_like() {
             collect_spans(&key, inner, file, sources);
         }
+        for (number, inner) in (1..).zip(item.as_array_of_tables().into_iter().flatten()) {
+            let key = format!("{key}.{number}"); // the first is 1
+            if let Some(span) = inner.span() {
+                sources.insert(key.clone(), SourceSpan { span, ..file.clone() });
+            }
+            collect_spans(&key, inner, file, sources);
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! `defaults.toml` is the schema: a key of the file must exist there and have the same type. An arm's keys are those of its
 //! method's block.
 
+use crate::claim::{CLAIM_METRICS, CLAIM_RULES};
 use crate::defaults::{default_block, default_tables};
 use crate::method::{METHODS, REWARD_SOURCES};
 use crate::nearest::nearest;
@@ -82,26 +83,28 @@ impl Schema<'_> {
             }
         };
         let schema = default_block("claim");
-        let resolve = |claim: Value| {
+        let resolve = |(number, claim): (usize, Value)| {
+            let key = |name: &str| format!("claims.{number}.{name}");
             let Value::Table(claim) = claim else { return Err(self.wrong_type("claims", "a table", &claim)) };
-            self.check_table("claims", &schema, &claim)?;
+            self.check_table(&format!("claims.{number}"), &schema, &claim)?;
             let mut resolved = schema.clone();
             merge(&mut resolved, claim);
             let arms = resolved["arms"].as_array().map_or(&[][..], Vec::as_slice);
             if !(1..=2).contains(&arms.len()) || !arms.iter().all(Value::is_str) {
                 let value = resolved["arms"].to_string();
                 let accepted = "two arms, the one claimed to be ahead first; or a single arm";
-                let span = self.sources.span("claims");
-                return Err(Error::OutOfRange {
-                    key: "claims.arms".into(),
-                    found: value,
-                    accepted: accepted.into(),
-                    span,
-                });
+                return Err(self.out_of_range(&key("arms"), value, accepted.into()));
+            }
+            for (name, accepted) in [("metric", &CLAIM_METRICS[..]), ("rule", &CLAIM_RULES)] {
+                let found = resolved[name].as_str().unwrap_or_default();
+                if !accepted.contains(&found) {
+                    let (key, found, accepted) = (key(name), found.to_string(), accepted.to_vec());
+                    return Err(Error::UnknownChoice { span: self.sources.span(&key), key, found, accepted });
+                }
             }
             Ok(Value::Table(resolved))
         };
-        claims.into_iter().map(resolve).collect()
+        (1..).zip(claims).map(resolve).collect()
     }
 
     fn resolve_arm(&self, name: &str, arm: Value, methods: &Table) -> Result<Table> {

@@ -248,6 +248,33 @@ fn claims_are_read_and_must_name_existing_arms() {
     }
 }
 
+/// Each is named by its number, with its own line.
+#[test]
+fn mistakes_in_claims_are_found_at_their_claim() {
+    let arms = "[arms.dpo]\nmethod = \"dpo\"\n[arms.ppo]\nmethod = \"ppo\"\n";
+    let first = "[[claims]]\nid = \"a\"\narms = [\"dpo\", \"ppo\"]\n";
+    for (line, key, says) in [
+        ("metric = \"gainn\"", "claims.2.metric", "unknown value, `gainn`"),
+        ("rule = \"above\"", "claims.2.rule", "unknown value, `above`"),
+        ("arms = [\"dpo\", \"pppo\"]", "claims.2.arms", "`pppo` in claim b"),
+        ("arms = []", "claims.2.arms", "[]"),
+        ("kl = [2.0, 1.0]", "claims.2.kl", "[2.0, 1.0] in claim b"),
+        ("smalest = 1", "claims.2.smalest", "unknown key"),
+        ("metric = 3", "claims.2.metric", "a string"),
+    ] {
+        let arms_of_claim = if line.starts_with("arms") { "" } else { "arms = [\"dpo\", \"ppo\"]\n" };
+        let error = parse(&format!("{arms}{first}[[claims]]\nid = \"b\"\n{arms_of_claim}{line}\n")).expect_err(line);
+        let (message, span) = (error.to_string(), error.span().expect("a position"));
+        assert!(message.contains(key) && message.contains(says), "{line}: {message}");
+        let value = line.split_once(" = ").map_or(line, |(_, value)| value);
+        assert!(
+            [value, "smalest"].contains(&&span.text[span.span.clone()]),
+            "{line}: {:?}",
+            &span.text[span.span.clone()]
+        );
+    }
+}
+
 #[test]
 fn searches_that_cannot_be_run_are_refused() {
     let axis = |axis: &str| parse(&format!("{SPACE}{axis}\n"));

@@ -5,12 +5,22 @@ use crate::analysis::frontier::{self, ArmAtKl, Matched};
 use crate::analysis::points::MeasuredPoint;
 use crate::analysis::run::Run;
 use crate::analysis::stats::{Estimate, mean};
+use crate::analysis::verdict::FEWEST_SEEDS;
 use crate::format::{and_list, fixed, percent};
 use duel_spec::metrics;
 
 /// The finding: of two arms which earns more at equal KL, and at what cost; of several the best; of one its gain. An interval
 /// that contains zero finds nothing.
 pub(crate) fn finding(run: &Run) -> Option<String> {
+    let seeds = run.experiment.seed_list().len();
+    let found = difference(run)?;
+    Some(match seeds < FEWEST_SEEDS {
+        true => format!("{found} A first look: a verdict takes {FEWEST_SEEDS} seeds or more."),
+        false => found,
+    })
+}
+
+fn difference(run: &Run) -> Option<String> {
     let arms = run.arms();
     let matched = frontier::at_equal_kl(run);
     match &arms[..] {
@@ -118,7 +128,7 @@ fn cost(run: &Run) -> Option<String> {
     let times = expensive.flops / cheap.flops;
     (times >= 1.05).then(|| {
         format!(
-            "{} takes {} times the training FLOPs of {}",
+            "a training of {} takes {} times the FLOPs of one of {}",
             expensive.arm.to_uppercase(),
             fixed(times, if times < 10.0 { 1 } else { 0 }),
             cheap.arm.to_uppercase()
@@ -168,7 +178,7 @@ mod tests {
         let ends = |seed: u64| vec![(1.0, 3.0), (1.0, 4.0 + 0.04 * seed as f64)];
         assert_eq!(
             of(&["dpo", "ppo"], 3, &[1e9, 6e9], ends),
-            "At equal KL, PPO earns more than DPO by 0.26 ± 0.02 of the optimum's gain at KL 1 (3 seeds); PPO takes 6.0 times the training FLOPs of DPO."
+            "At equal KL, PPO earns more than DPO by 0.26 ± 0.02 of the optimum's gain at KL 1 (3 seeds); a training of PPO takes 6.0 times the FLOPs of one of DPO. A first look: a verdict takes 5 seeds or more."
         );
         assert!(
             of(&["b", "c"], 3, &[6e9, 1e9], |seed| ends(seed).into_iter().rev().collect())
@@ -180,17 +190,17 @@ mod tests {
     fn what_an_interval_does_not_tell_is_no_finding() {
         let apart = |seed: u64| vec![(1.0, 3.0), (1.0, if seed == 0 { 4.0 } else { 2.4 })];
         let expected = "At equal KL, no difference in gold reward between DPO and PPO is detectable: PPO minus DPO is 0.05 ± 2.54 of the \
-                        optimum's gain at KL 1 (2 seeds).";
+                        optimum's gain at KL 1 (2 seeds). A first look: a verdict takes 5 seeds or more.";
         assert_eq!(of(&["dpo", "ppo"], 2, &[1.0, 1.0], apart), expected);
         let one = of(&["dpo", "ppo"], 1, &[1.0, 1.0], |_| vec![(1.0, 3.0), (1.0, 4.0)]);
         assert_eq!(
             one,
-            "At equal KL, PPO earns more than DPO by 0.25 of the optimum's gain at KL 1 (1 seed), which says little without more seeds."
+            "At equal KL, PPO earns more than DPO by 0.25 of the optimum's gain at KL 1 (1 seed), which says little without more seeds. A first look: a verdict takes 5 seeds or more."
         );
         let none = of(&["dpo", "ppo"], 2, &[1.0, 1.0], |_| vec![(0.1, 3.0), (1.0, 4.0)]);
         assert_eq!(
             none,
-            "DPO and PPO do not both go as far from the reference as arms are compared, 0.25, 0.5, 1 or 2 nats, so this run does not rank them."
+            "DPO and PPO do not both go as far from the reference as arms are compared, 0.25, 0.5, 1 or 2 nats, so this run does not rank them. A first look: a verdict takes 5 seeds or more."
         );
     }
 
@@ -203,7 +213,7 @@ mod tests {
         };
         assert_eq!(
             of_curves(&["dpo", "ppo"], 3, &[1.0, 1.0], curves),
-            "Which arm earns more gold reward depends on the KL: DPO at KL 0.25 and 0.5, PPO at KL 1."
+            "Which arm earns more gold reward depends on the KL: DPO at KL 0.25 and 0.5, PPO at KL 1. A first look: a verdict takes 5 seeds or more."
         );
     }
 
@@ -222,12 +232,12 @@ mod tests {
         let alone = of(&["dpo"], 2, &[1.0], |_| vec![(1.0, 3.0)]);
         assert_eq!(
             alone,
-            "DPO earns 2.00 more gold reward than its reference at KL 1.0, and wins 75% of comparisons with it (2 seeds)."
+            "DPO earns 2.00 more gold reward than its reference at KL 1.0, and wins 75% of comparisons with it (2 seeds). A first look: a verdict takes 5 seeds or more."
         );
         let three = of(&["a", "b", "c"], 2, &[1.0; 3], |_| vec![(1.0, 3.0), (1.0, 4.0), (1.0, 2.0)]);
         assert_eq!(
             three,
-            "Of 3 arms at KL 1, B with 0.75 of the optimum's gain earns the most gold reward, ahead of A with 0.50 (2 seeds)."
+            "Of 3 arms at KL 1, B with 0.75 of the optimum's gain earns the most gold reward, ahead of A with 0.50 (2 seeds). A first look: a verdict takes 5 seeds or more."
         );
     }
 }

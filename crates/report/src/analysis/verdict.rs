@@ -16,7 +16,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// Seeds of both arms below which nothing is judged.
-const FEWEST_SEEDS: usize = 5;
+pub const FEWEST_SEEDS: usize = 5;
 /// Error rate that a family of claims shares.
 const ALPHA: f64 = 0.05;
 

@@ -259,7 +259,7 @@ struct RenderedVerdict<'a> {
 
 impl<'a> RenderedVerdict<'a> {
     fn new(verdict: &'a ClaimResult) -> Self {
-        let measured = verdict.tests.iter().map(test_summary).collect();
+        let measured = verdict.tests.iter().map(|test| test_summary(test, verdict.claim.metric.is_counted())).collect();
         let seeds: BTreeSet<usize> = verdict.tests.iter().map(|test| test.seeds).collect();
         let seeds = match (seeds.first(), seeds.last()) {
             (Some(fewest), Some(most)) if fewest < most => format!("{fewest} to {most}"),
@@ -270,14 +270,23 @@ impl<'a> RenderedVerdict<'a> {
 }
 
 /// `at KL 1: 0.123 (1.1×) [0.100, 0.146]`.
-fn test_summary(test: &ClaimTest) -> String {
+fn test_summary(test: &ClaimTest, is_counted: bool) -> String {
     let prefix = test.kl.map_or(String::new(), |kl| format!("at KL {kl}: "));
     let Some(effect) = test.effect else { return prefix + "–" };
     let places = if effect.abs() > 1000.0 { 0 } else { 3 };
     let times = test.times.filter(|times| (1e-6..1e6).contains(times));
     let times = times.map_or(String::new(), |times| format!(" ({}×)", short(times)));
     let ends = |[low, high]: [f64; 2]| format!(" [{}, {}]", fixed(low, places), fixed(high, places));
-    format!("{prefix}{}{times}{}", fixed(effect, places), test.interval.map_or(String::new(), ends))
+    let level = test
+        .interval
+        .filter(|_| !is_counted)
+        .map_or(String::new(), |_| format!(" ({}%)", fixed(100.0 * test.level, 1)));
+    let interval = match (test.interval, is_counted) {
+        (Some([low, high]), true) if low == high => String::new(),
+        (Some([low, high]), true) => format!(" (from {} to {})", fixed(low, places), fixed(high, places)),
+        (interval, _) => interval.map_or(String::new(), ends),
+    };
+    format!("{prefix}{}{times}{interval}{level}", fixed(effect, places))
 }
 
 fn arm_summary(run: &Run, arm: &str, costs: &[ArmCost]) -> Option<ArmSummary> {

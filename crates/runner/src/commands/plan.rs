@@ -35,8 +35,6 @@ pub struct PlanArgs {
     pub format: OutputFormat,
 }
 
-/// Seeds below which no claim is judged (docs/verdicts.md, Refusals).
-const FEWEST_SEEDS: u64 = 5;
 /// Seconds from which on a run is called long.
 const LONG: f64 = 3600.0;
 
@@ -226,9 +224,9 @@ fn answer<'a>(
 /// Warnings to read before a long run.
 fn warnings(experiment: &Experiment, memory: f64, seconds: f64, machine: Machine) -> Vec<String> {
     let mut warnings = vec![];
-    if experiment.seeds < FEWEST_SEEDS {
+    if experiment.seeds < duel_report::FEWEST_SEEDS as u64 {
         let seeds = experiment.seeds;
-        warnings.push(format!("{seeds} seeds: no claim is judged on fewer than {FEWEST_SEEDS}"));
+        warnings.push(format!("{seeds} seeds: no claim is judged on fewer than {}", duel_report::FEWEST_SEEDS));
     }
     warnings.extend(warnings::warnings(experiment));
     if memory > machine.memory {

@@ -8,27 +8,23 @@ use crate::{Error, Result};
 
 pub(super) fn check_claims(experiment: &Experiment, document: &Document) -> Result<()> {
     for (index, claim) in experiment.claims.iter().enumerate() {
+        let invalid = |key: &str, value: String, accepted: String| {
+            document.out_of_range(format!("claims.{}.{key}", index + 1), value, accepted)
+        };
         if claim.id.is_empty() || experiment.claims[..index].iter().any(|earlier| earlier.id == claim.id) {
-            return Err(invalid(document, "id", format!("`{}`", claim.id), "an id that no other claim has"));
+            return Err(invalid("id", format!("`{}`", claim.id), "an id that no other claim has".into()));
         }
-        check_arms(claim, experiment, document)?;
-        check_numbers(claim, document)?;
+        check_arms(claim, experiment, &invalid)?;
+        check_numbers(claim, &invalid)?;
     }
     Ok(())
 }
 
-/// A mistake in a claim; the span is that of all claims.
-fn invalid(document: &Document, key: &str, value: String, accepted: impl Into<String>) -> Error {
-    Error::OutOfRange {
-        key: format!("claims.{key}"),
-        found: value,
-        accepted: accepted.into(),
-        span: document.span("claims"),
-    }
-}
+/// A mistake at a key of a claim: its value, and what is accepted.
+type Invalid<'a> = &'a dyn Fn(&str, String, String) -> Error;
 
-fn check_arms(claim: &Claim, experiment: &Experiment, document: &Document) -> Result<()> {
-    let refuse = |value: String, accepted: &str| Err(invalid(document, "arms", value, accepted));
+fn check_arms(claim: &Claim, experiment: &Experiment, invalid: Invalid<'_>) -> Result<()> {
+    let refuse = |value: String, accepted: &str| Err(invalid("arms", value, accepted.into()));
     let is_unknown =
         |side: &&ArmRef| side.run.is_none() && side.arm != REFERENCE && !experiment.arms.contains_key(&side.arm);
     if let Some(arm) = claim.arms.iter().find(is_unknown) {
@@ -48,9 +44,9 @@ fn check_arms(claim: &Claim, experiment: &Experiment, document: &Document) -> Re
     Ok(())
 }
 
-fn check_numbers(claim: &Claim, document: &Document) -> Result<()> {
+fn check_numbers(claim: &Claim, invalid: Invalid<'_>) -> Result<()> {
     let refuse = |key: &str, value: String, accepted: String| {
-        Err(invalid(document, key, format!("{value} in claim {}", claim.id), accepted))
+        Err(invalid(key, format!("{value} in claim {}", claim.id), accepted))
     };
     let distances = &claim.kl;
     let are_valid = !distances.is_empty()
