@@ -89,6 +89,7 @@ pub(crate) fn fill(
 /// The settings of the experiment.
 fn experiment_context(run: &Run) -> Value {
     let Experiment { stages, world, judge: judge_settings, tuning, budget, .. } = &run.experiment;
+    let pairwise = &run.experiment.evaluation.pairwise;
     context! {
         name => run.experiment.name.clone(),
         question => run.experiment.question.clone(),
@@ -105,7 +106,8 @@ fn experiment_context(run: &Run) -> Value {
         judge => judge(&run.experiment),
         judge_model => judge_settings.model.clone(),
         judge_command => judge_settings.command.join(" "),
-        pairwise_command => run.experiment.evaluation.pairwise.command.join(" "),
+        pairwise_judge => if pairwise.is_model() { pairwise.model.clone() } else { pairwise.command.join(" ") },
+        pairwise_is_model => pairwise.is_model(),
         judged_words => world.reviews.judged_words,
         preface => world.reviews.preface.trim_end(),
         rm_from => stages.rm.from.clone(),
