@@ -200,6 +200,17 @@ impl ChatTemplate {
         self.program.render(&self.environment, values, bytes).map_err(template_error)
     }
 
+    /// The text of a template that reads these variables and no conversation.
+    ///
+    /// # Errors
+    /// What the template itself rejects.
+    pub fn fill(&self, variables: &[(&str, &str)]) -> Result<String> {
+        let bytes = variables.iter().map(|(_, text)| text.len()).sum();
+        let values: IndexMap<Value, Value> =
+            variables.iter().map(|(name, text)| ((*name).into(), (*text).into())).collect();
+        self.program.render(&self.environment, Value::from_object(values), bytes).map_err(template_error)
+    }
+
     /// The ranges of bytes in the rendered turns that `{% generation %}` blocks wrote, in order; `None` where the template has no
     /// such blocks, or where they cannot be told (text with the marks in it, blocks left by `break`).
     ///

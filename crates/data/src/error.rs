@@ -30,6 +30,8 @@ pub enum Error {
     BadRows { count: usize, lines: Vec<String>, hint: String },
     #[error("the chat template cannot be used: {problem}")]
     Template { problem: String },
+    #[error("the question to the judge of pairs cannot be used: {problem}")]
+    Question { problem: String },
     #[error("{problem}")]
     Unfit { problem: String },
     #[error("the tokenizer failed: {problem}")]
@@ -76,6 +78,9 @@ impl Error {
             Self::BadRows { hint, .. } => Some(hint.clone()),
             Self::NoPairs { .. } => Some("train the SFT stage for fewer steps, or use a larger vocabulary".into()),
             Self::NoPrompt { accepted, .. } => Some(accepted.clone()),
+            Self::Question { .. } => Some(
+                "`evaluation.pairwise.question` is a Jinja template with `prompt`, `a` and `b`, to be answered with A or B; `duel defaults` prints the usual one".into(),
+            ),
             _ => None,
         }
     }

@@ -1,11 +1,11 @@
 //! A learned reward: one model or an ensemble, centred and scaled on samples of the SFT policy.
 
 use crate::agreement::mean_spread;
+use crate::lazy_model::LazyModel;
 use crate::{Linear, Result, RewardReader, Scorer, TextInput, invariants};
 use duel_model::{Responses, ScalarModel, weights};
 use duel_spec::EnsembleScore;
 use duel_training::invariants::finite;
-use std::sync::{Arc, Mutex, PoisonError};
 
 /// Smallest scale of scores: below it is rounding.
 const LEAST_SCALE: f64 = 1e-6;
@@ -176,13 +176,9 @@ impl Scorer for LearnedReward {
     }
 }
 
-/// Reads the model of a [`ModelJudge`].
-type OpenModel = dyn Fn() -> Result<(ScalarModel, RewardReader)> + Send + Sync;
-
 /// A pretrained reward model as the judge: its raw scores. It is loaded for the first batch.
 pub struct ModelJudge {
-    open: Box<OpenModel>,
-    opened: Mutex<Option<Arc<LearnedReward>>>,
+    reward: LazyModel<LearnedReward>,
 }
 
 impl std::fmt::Debug for ModelJudge {
@@ -194,23 +190,18 @@ impl std::fmt::Debug for ModelJudge {
 impl ModelJudge {
     /// The judge that `open` reads; the model carries no gradient.
     pub fn new(open: impl Fn() -> Result<(ScalarModel, RewardReader)> + Send + Sync + 'static) -> Self {
-        Self { open: Box::new(open), opened: Mutex::new(None) }
-    }
-
-    fn opened(&self) -> Result<Arc<LearnedReward>> {
-        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(reward) = opened.as_ref() {
-            return Ok(reward.clone());
-        }
-        let (model, reader) = (self.open)()?;
-        let judges = vec![(RewardNetwork::Network(model), 0.0)];
-        Ok(opened.insert(Arc::new(LearnedReward::new(judges, EnsembleScore::Mean, reader, 0.0, 1.0))).clone())
+        let reward = LazyModel::new(move || {
+            let (model, reader) = open()?;
+            let judges = vec![(RewardNetwork::Network(model), 0.0)];
+            Ok(LearnedReward::new(judges, EnsembleScore::Mean, reader, 0.0, 1.0))
+        });
+        Self { reward }
     }
 }
 
 impl Scorer for ModelJudge {
     fn score(&self, batch: &Responses) -> Result<Vec<f64>> {
-        self.opened()?.score(batch)
+        self.reward.opened()?.score(batch)
     }
 }
 
@@ -243,6 +234,7 @@ mod tests {
     use duel_data::grammar::{GrammarWorld, token};
     use duel_model::{Policy, ResponseReader, TransformerConfig};
     use duel_spec::seeds;
+    use std::sync::{Arc, Mutex};
 
     #[test]
     fn combined_scores_by_hand() {

@@ -209,7 +209,7 @@ impl Error {
             | Self::ClaimsDiffer { .. }
             | Self::MergedRun { .. }
             | Self::Unscriptable { .. } => 2,
-            Self::Data(duel_data::Error::NoPrompt { .. })
+            Self::Data(duel_data::Error::NoPrompt { .. } | duel_data::Error::Question { .. })
             | Self::Report(duel_report::Error::NoFigure { .. } | duel_report::Error::Statements { .. }) => 2,
             Self::Contradicted { .. } => 3,
             Self::Model(duel_model::Error::UnknownDevice { .. } | duel_model::Error::DeviceNotBuilt { .. }) => 2,

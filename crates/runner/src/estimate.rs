@@ -9,11 +9,11 @@ use crate::step_time::{RolloutWork, StepKind, StepTimes};
 use crate::world;
 use duel_data::grammar::RESPONSES;
 use duel_evaluation::HELD_OUT_PAIRS;
-use duel_model::{Flops, TransformerConfig};
-use duel_reward::PretrainedReward;
+use duel_model::{Flops, Pretrained, TransformerConfig};
+use duel_reward::{ModelPairJudge, PretrainedReward};
 use duel_spec::{
-    CriticBody, DpoSettings, Experiment, JudgeKind, MethodSettings, ModelNumbers, PairInput, RewardSource, RmModel,
-    RolloutSettings, TokenSpec, WorldKind,
+    CriticBody, DpoSettings, Experiment, JudgeKind, MethodSettings, ModelNumbers, PairInput, PairwiseSettings,
+    RewardSource, RmModel, RolloutSettings, TokenSpec, WorldKind,
 };
 use serde::Serialize;
 use std::path::Path;
@@ -31,6 +31,8 @@ const THEORY: f64 = 9.5;
 const PRETRAINED_MEMORY: f64 = 400e6;
 /// Sequences that are sampled or read at once.
 const BATCH: f64 = 64.0;
+/// Tokens of a question to a judge of pairs, without prompt and responses.
+const QUESTION_TOKENS: f64 = 60.0;
 /// Copies of a model in training: weights, gradient, two moments and a spare.
 pub const TRAINED: f64 = 5.0;
 /// Bytes that a worker holds before it trains anything: the binary, its allocator, tables.
@@ -91,6 +93,23 @@ impl ScorerCost {
             activations: 40.0 * (columns * config.layers * config.width) as f64,
         })
     }
+
+    /// A language model that is asked which of two responses is better; nothing where there is none. It answers by one token, so that its
+    /// head is read once for a question.
+    fn of_pair_judge(settings: &PairwiseSettings, policy: &ShapeInfo) -> Result<Self> {
+        if !settings.is_model() {
+            return Ok(Self::default());
+        }
+        let model = Pretrained::open(&sources::model(Path::new(&settings.model))?)?;
+        let config = model.config_for(ModelPairJudge::context(model.config.context))?;
+        let forward = Flops::scalar(&config).forward;
+        Ok(Self {
+            forward,
+            relative_seconds: forward / Flops::policy(&policy.config).forward,
+            weights: settings.numbers.bytes() * config.num_params().unwrap_or(usize::MAX) as f64,
+            activations: 0.0,
+        })
+    }
 }
 
 /// Estimates the stages of one experiment.
@@ -103,6 +122,8 @@ pub struct Estimator<'a> {
     reward: ScorerCost,
     /// The judge, where it is a model.
     judge: ScorerCost,
+    /// The judge of pairs, where it is a model.
+    pair_judge: ScorerCost,
 }
 
 impl<'a> Estimator<'a> {
@@ -118,7 +139,8 @@ impl<'a> Estimator<'a> {
             JudgeKind::Model => ScorerCost::of_files(&judge.model, &sizes)?,
             _ => ScorerCost::default(),
         };
-        Ok(Self { experiment, sizes, times, cores, reward, judge })
+        let pair_judge = ScorerCost::of_pair_judge(&experiment.evaluation.pairwise, &sizes)?;
+        Ok(Self { experiment, sizes, times, cores, reward, judge, pair_judge })
     }
 
     /// Seconds to read so many sequences with the policy.
@@ -186,7 +208,7 @@ impl<'a> Estimator<'a> {
                 (
                     flops + best * response_tokens * policy.forward + scored,
                     seconds + theory + self.sample(best) + scoring,
-                    models(0.3, 512.0) + reward.weights + judge.weights,
+                    models(0.3, 512.0) + reward.weights + judge.weights + self.pair_judge.weights,
                 )
             }
             (StageKind::Cell, None) => (0.0, 0.0, 0.0),
@@ -201,7 +223,7 @@ impl<'a> Estimator<'a> {
                 let pairs = stages.pairs.holdout_rows.min(HELD_OUT_PAIRS) as f64;
                 let held_out = 4.0 * pairs * (evaluation.curve_points as f64 + 1.0);
                 let evaluation_flops = evaluation_flops + policy.forward * held_out * columns;
-                let memory = memory + reward.weights + judge.weights;
+                let memory = memory + reward.weights + judge.weights + self.pair_judge.weights;
                 (flops + evaluation_flops, seconds + evaluation_seconds + self.read(held_out), memory)
             }
         };
@@ -317,7 +339,19 @@ impl<'a> Estimator<'a> {
         let scored = columns * (reward.forward + judge.forward);
         let scalar_reads = (reward.relative_seconds + judge.relative_seconds) * self.score(rows);
         let seconds = 2.0 * self.sample(rows) + 2.0 * self.read(rows) + scalar_reads;
-        (rows * (policy.forward * (2.0 * response_tokens + 2.0 * columns) + scored), seconds)
+        let flops = rows * (policy.forward * (2.0 * response_tokens + 2.0 * columns) + scored);
+        let (asked_flops, asked_seconds) = self.pairwise();
+        (flops + asked_flops, seconds + asked_seconds)
+    }
+
+    /// Asking the model that judges pairs about a finished policy, where there is one: both orders of each pair. A question has the tokens of a
+    /// prompt and two responses, and those of its own text, about.
+    fn pairwise(&self) -> (f64, f64) {
+        let (settings, judge) = (&self.experiment.evaluation, &self.pair_judge);
+        let (columns, response_tokens) = (self.sizes.space.context() as f64, self.sizes.space.response_tokens as f64);
+        let questions = 2.0 * settings.pairwise.prompts.min(settings.prompts) as f64;
+        let tokens = questions * (columns + response_tokens + QUESTION_TOKENS);
+        (judge.forward * tokens, judge.relative_seconds * self.read(tokens / columns))
     }
 
     /// Bytes of so many models in training on batches of so many rows. A pretrained

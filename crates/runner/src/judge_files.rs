@@ -29,18 +29,25 @@ pub struct JudgeFiles {
 /// # Errors
 /// A file that cannot be read; a folder of too many files or bytes.
 pub fn judge_files(experiment: &Experiment) -> Result<JudgeFiles> {
-    let pairwise = command_files(&experiment.evaluation.pairwise.command, "evaluation.pairwise.command")?;
+    let settings = &experiment.evaluation.pairwise;
+    let pairwise = match settings.is_model() {
+        true => model_files(&settings.model)?,
+        false => command_files(&settings.command, "evaluation.pairwise.command")?,
+    };
     Ok(JudgeFiles { gold: gold_files(experiment)?, pairwise })
+}
+
+/// The hash of a model's files, by its name.
+fn model_files(model: &str) -> Result<BTreeMap<String, String>> {
+    let hash = duel_model::hash_of_files(&sources::model(Path::new(model))?)?;
+    Ok(BTreeMap::from([(model.to_owned(), hash)]))
 }
 
 /// The files of the program or of the model that gives the gold reward.
 fn gold_files(experiment: &Experiment) -> Result<BTreeMap<String, String>> {
     let judge = &experiment.judge;
     if judge.kind == JudgeKind::Model {
-        return Ok(BTreeMap::from([(
-            judge.model.clone(),
-            duel_model::hash_of_files(&sources::model(Path::new(&judge.model))?)?,
-        )]));
+        return model_files(&judge.model);
     }
     if experiment.world.kind == WorldKind::Grammar || judge.kind != JudgeKind::Command {
         return Ok(BTreeMap::new());

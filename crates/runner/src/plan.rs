@@ -103,6 +103,7 @@ impl Plan {
     /// before them as they are. `device` is part of every hash, as results depend on it.
     pub fn new(experiment: &Experiment, device: &str, cells: Vec<Cell>) -> Result<Self> {
         world::check_rules(experiment)?;
+        world::check_pairwise(experiment)?;
         Self::with_judges(&judge_files(experiment)?, experiment, device, cells)
     }
 
@@ -172,7 +173,7 @@ impl Plan {
                 plan.add(StageKind::Yardstick, seed, json!({"evaluation": evaluation}), with(&[sft, pairs, rm]), None);
                 [sft, pairs, rm, reference]
             });
-            let settings = cell_settings(experiment, &learner, &cell);
+            let settings = cell_settings(experiment, &learner, evaluation, &cell);
             let needs = match cell.point.method {
                 MethodSettings::Dpo(_) => with(&[sft, pairs, rm, reference]),
                 _ => with(&[sft, pairs, rm]),
@@ -246,8 +247,8 @@ fn learner_settings(experiment: &Experiment) -> Value {
 
 /// What the key of a cell holds of its arm's settings, and of the evaluation's: not those of best-of-N, which is measured of the reference
 /// alone.
-fn cell_settings(experiment: &Experiment, learner: &Value, cell: &Cell) -> Value {
-    let mut evaluation = json!(&experiment.evaluation);
+fn cell_settings(experiment: &Experiment, learner: &Value, evaluation: &Value, cell: &Cell) -> Value {
+    let mut evaluation = evaluation.clone();
     if let Some(settings) = evaluation.as_object_mut() {
         settings.retain(|key, _| !key.starts_with("best_of"));
     }
@@ -305,7 +306,13 @@ fn world_settings(experiment: &Experiment, judge: &BTreeMap<String, String>) -> 
 /// What a stage's key holds of the evaluation's settings: with the files of the judge of pairs, where there is one.
 fn evaluation_settings(experiment: &Experiment, pairwise: &BTreeMap<String, String>) -> Value {
     let mut settings = json!(&experiment.evaluation);
-    if !experiment.evaluation.pairwise.is_off() {
+    let judge = &experiment.evaluation.pairwise;
+    if judge.is_model() {
+        // where its files stand does not change what they say; its template may ask for the date
+        settings["pairwise"]["model"] = json!(pairwise.get(&judge.model));
+        settings["pairwise"]["question"] = json!(judge.question);
+        settings["pairwise"]["date"] = json!(experiment.world.rows.date);
+    } else if !judge.is_off() {
         settings["pairwise"]["files"] = json!(pairwise);
     }
     settings
@@ -325,7 +332,8 @@ pub fn experiment_hash(experiment: &Experiment) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use duel_spec::Document;
+    use duel_spec::{Document, PairwiseSettings};
+    use duel_testing_tensors::tiny_model;
 
     fn plan(text: &str) -> Plan {
         let document = Document::parse("t", text, &[]).expect("valid");
@@ -469,5 +477,49 @@ mod tests {
         assert!(moved(&before, &with("")).is_empty());
         std::fs::write(&script, "2").expect("written");
         assert_eq!(moved(&before, &with("")), labels);
+    }
+
+    /// A model is known by its files, wherever they are, by what it is asked, and on which date its template is rendered.
+    #[test]
+    fn a_model_that_judges_pairs_is_known_by_its_files_and_its_question() {
+        let folder = tempfile::tempdir().expect("a folder");
+        ["one", "other"].into_iter().for_each(|name| tiny_model::model(&folder.path().join(name)));
+        let text = |name: &str, more: &str| {
+            let path = folder.path().join(name);
+            format!(
+                "seeds = 1\n[world]\nkind = \"reviews\"\n[evaluation.pairwise]\nmodel = \"{}\"\n{more}\n[arms.dpo]\nmethod = \"dpo\"\n",
+                path.display()
+            )
+        };
+        let question = |word: &str| format!("question = \"{word} {{{{ a }}}} {{{{ b }}}}\"\n");
+        let with = |name: &str, more: &str| plan(&text(name, &format!("{}{more}", question("Which?"))));
+        let before = with("one", "");
+        assert!(moved(&before, &with("other", "")).is_empty());
+        let evaluated = |stage: &&Stage| matches!(stage.kind, StageKind::Yardstick | StageKind::Cell);
+        let labels: Vec<String> = before.stages.iter().filter(evaluated).map(Stage::label).collect();
+        for more in ["numbers = \"bf16\"", "[world.rows]\ndate = \"2025-01-01\""] {
+            assert_eq!(moved(&before, &with("one", more)), labels, "{more}");
+        }
+        assert_eq!(moved(&before, &plan(&text("one", &question("Better?")))), labels);
+        let usual = PairwiseSettings::default().question;
+        let experiment = |text: &str| {
+            let document = Document::parse("t", text, &[]).expect("valid");
+            Experiment::from_document(&document).expect("valid")
+        };
+        let asked = |question: &str| {
+            let mut experiment = experiment(&text("one", ""));
+            experiment.evaluation.pairwise.question = question.into();
+            let path = experiment.evaluation.pairwise.model.clone();
+            evaluation_settings(&experiment, &BTreeMap::from([(path, "hash".to_string())]))
+        };
+        assert_eq!(asked(&usual)["pairwise"]["question"], json!(usual), "another default is another question");
+        let config = folder.path().join("other/config.json");
+        let changed = std::fs::read_to_string(&config).expect("read") + "\n";
+        std::fs::write(&config, changed).expect("written");
+        assert_eq!(moved(&before, &with("other", "")), labels);
+        // what it cannot be asked is refused before anything is made
+        let long = experiment(&text("one", ""));
+        let error = Plan::new(&long, "flex", long.cells_for(&long.trials())).expect_err("too long").to_string();
+        assert!(error.contains("tokens, and the model reads at most 128"), "{error}");
     }
 }

@@ -91,6 +91,7 @@ fn named_sources(experiment: &Experiment) -> Result<Vec<NamedSource>> {
         ("model.from", &experiment.model.from),
         ("stages.rm.from", &experiment.stages.rm.from),
         ("judge.model", &experiment.judge.model),
+        ("evaluation.pairwise.model", &experiment.evaluation.pairwise.model),
     ];
     for (key, text) in models.into_iter().filter(|(_, text)| !text.is_empty()) {
         if let Some((name, snapshot)) = hub_model(Path::new(text))? {

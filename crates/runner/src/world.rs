@@ -9,12 +9,12 @@ use duel_data::grammar::GrammarWorld;
 use duel_data::records::Columns;
 use duel_data::reviews::{PromptSizes, ReviewsWorld};
 use duel_data::rows::{RowSource, RowsWorld};
-use duel_data::{Detokenize, Encoder, Json, TextTokenizer, World};
+use duel_data::{Detokenize, Encoder, Json, PairQuestion, TextTokenizer, World};
 use duel_model::{FrozenNumbers, Pretrained, TransformerConfig};
 use duel_reward::template_tokens;
 use duel_reward::{
-    BagOfWordsPreference, CommandJudge, GrammarGold, ModelJudge, PairScorer, PreferenceJudge, PretrainedReward,
-    RulesJudge, Scorer, Sentiment, SentimentJudge, TextJudge, TextScorer,
+    BagOfWordsPreference, CommandJudge, GrammarGold, ModelJudge, ModelPairJudge, PairJudge, PairScorer,
+    PreferenceJudge, PretrainedReward, RulesJudge, Scorer, Sentiment, SentimentJudge, TextJudge, TextScorer,
 };
 use duel_spec::{
     Arm, Experiment, JudgeKind, JudgedText, ModelNumbers, RowPaths, RowsSettings, Rule, Split, TokenSpec, WorldKind,
@@ -384,7 +384,7 @@ pub(crate) fn open(experiment: &Experiment, corpus: Option<&Path>, device: &Devi
                 rows_space(experiment, &pretrained),
             )?);
             let gold = gold(experiment, folder, world.clone(), device)?;
-            let pairwise = pair_scorer(experiment, world.clone());
+            let pairwise = pair_scorer(experiment, world.clone(), device)?;
             Ok(LoadedWorld { world: world.clone(), grammar: None, reviews: None, rows: Some(world), gold, pairwise })
         }
         (_, pretrained) => {
@@ -394,7 +394,7 @@ pub(crate) fn open(experiment: &Experiment, corpus: Option<&Path>, device: &Devi
             let pretrained = pretrained.map(sizes_of).transpose()?;
             let world = Arc::new(ReviewsWorld::open(folder, reviews_sizes(experiment), pretrained)?);
             let gold = gold(experiment, folder, world.clone(), device)?;
-            let pairwise = pair_scorer(experiment, world.clone());
+            let pairwise = pair_scorer(experiment, world.clone(), device)?;
             Ok(LoadedWorld { world: world.clone(), grammar: None, reviews: Some(world), rows: None, gold, pairwise })
         }
     }
@@ -438,16 +438,61 @@ pub(crate) fn check_rules(experiment: &Experiment) -> Result<()> {
     Ok(())
 }
 
-/// The judge of pairs of the world's responses, which reads of each what the judge reads; its program is started when it is first asked.
-fn pair_scorer(experiment: &Experiment, world: Arc<dyn Detokenize>) -> Option<Arc<PairScorer>> {
+/// The judge of pairs of the world's responses, which reads of each what the judge reads; its program is started, or its model's weights
+/// are read, when it is first asked.
+///
+/// # Errors
+/// A model that cannot be opened, or that cannot be asked its question.
+fn pair_scorer(
+    experiment: &Experiment,
+    world: Arc<dyn Detokenize>,
+    device: &Device,
+) -> Result<Option<Arc<PairScorer>>> {
     let settings = &experiment.evaluation.pairwise;
     if settings.is_off() {
-        return None;
+        return Ok(None);
     }
-    let timeout = Duration::from_secs_f64(settings.timeout);
-    let judge = Arc::new(CommandJudge::new(settings.command.clone(), timeout, settings.batch));
+    let judge: Arc<dyn PairJudge> = match asked_model(experiment)? {
+        Some((model, question)) => {
+            let (numbers, context) = (frozen_numbers(settings.numbers), question.context());
+            let on = device.clone();
+            Arc::new(ModelPairJudge::new(question, settings.batch, device, move || {
+                let policy = match numbers {
+                    Some(numbers) => model.rounded(context, numbers, &on)?,
+                    None => model.policy(context, &on)?,
+                };
+                Ok(policy.no_grad())
+            }))
+        }
+        None => {
+            let timeout = Duration::from_secs_f64(settings.timeout);
+            Arc::new(CommandJudge::new(settings.command.clone(), timeout, settings.batch))
+        }
+    };
     let (reads, judged_words) = judged_text(experiment);
-    Some(Arc::new(PairScorer { judge, world, reads, judged_words }))
+    Ok(Some(Arc::new(PairScorer { judge, world, reads, judged_words })))
+}
+
+/// The language model that judges pairs, where there is one, and what it is asked; its weights are not read.
+fn asked_model(experiment: &Experiment) -> Result<Option<(Pretrained, PairQuestion)>> {
+    let settings = &experiment.evaluation.pairwise;
+    if !settings.is_model() {
+        return Ok(None);
+    }
+    let PretrainedModel { model, tokenizer, named_tokens, .. } = PretrainedModel::open(&settings.model)?;
+    let rows = RowsSettings { date: experiment.world.rows.date.clone(), ..RowsSettings::defaults() };
+    let template = template(&model, &tokenizer, &named_tokens, &rows)?;
+    let sizes = [model.config.vocabulary, ModelPairJudge::context(model.config.context)];
+    let question = PairQuestion::new(&settings.question, tokenizer, template, sizes)?;
+    Ok(Some((model, question)))
+}
+
+/// Whether the model that judges pairs can be asked its question.
+///
+/// # Errors
+/// As [`PairQuestion::new`]; a model that cannot be opened.
+pub(crate) fn check_pairwise(experiment: &Experiment) -> Result<()> {
+    asked_model(experiment).map(|_| ())
 }
 
 /// The judge as a scorer of the world's responses.

@@ -84,6 +84,22 @@ fn a_value_out_of_range_says_the_range() {
         ("command = [\"judge\"]", ["evaluation.pairwise.command", "world.kind = \"grammar\"", "exactly, by gold"]),
         ("version = \"2\"", ["evaluation.pairwise.version", "evaluation.pairwise.command = []", "leave this out"]),
         ("prompts = 64", ["evaluation.pairwise.prompts", "evaluation.pairwise.command = []", "leave this out"]),
+        ("numbers = \"bf16\"", ["evaluation.pairwise.numbers", "evaluation.pairwise.command = []", "leave this out"]),
+        ("question = \"?\"", ["evaluation.pairwise.question", "evaluation.pairwise.command = []", "leave this out"]),
+        ("model = \"m\"", ["evaluation.pairwise.model", "world.kind = \"grammar\"", "exactly, by gold"]),
+        (
+            "command = [\"judge\"]\nmodel = \"m\"",
+            ["evaluation.pairwise.model", "evaluation.pairwise.command", "a program or a model"],
+        ),
+        (
+            "command = [\"judge\"]\nquestion = \"?\"\n[world]\nkind = \"reviews\"",
+            ["evaluation.pairwise.question", "evaluation.pairwise.command", "only a model is asked"],
+        ),
+        (
+            "model = \"m\"\ntimeout = 5.0\n[world]\nkind = \"reviews\"",
+            ["evaluation.pairwise.timeout", "evaluation.pairwise.model", "only a program is waited for"],
+        ),
+        ("numbers = \"f16\"", ["evaluation.pairwise.numbers", "e.toml:2", "bf16"]),
         ("batch = 0", ["evaluation.pairwise.batch", "e.toml:2", "an integer from 1"]),
     ] {
         refuses(&format!("[evaluation.pairwise]\n{setting}\n[arms.a]\nmethod = \"dpo\"\n"), &[], 2, &says);

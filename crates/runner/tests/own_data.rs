@@ -102,9 +102,36 @@ fn three_commands_make_a_page() {
     assert!(rows.len() >= 3 && rows.iter().all(|row| row[3] == "0.500" && row[7..] == ["1.000", "1.000"]), "{table}");
     let manifest = std::fs::read_to_string(folder.join("runs/paired/manifest.json")).unwrap();
     assert!(manifest.contains("pairwise judge pairwise.py"), "{manifest}");
+    a_language_model_judges_pairs(folder);
     let rules = "judge.rules=[{ rule = \"kyeword\" }]";
     let says = ["judge.rules", "unknown variant `kyeword`"];
     refused(folder, &["plan", "mine/experiment.toml", "--set", rules], 2, &says);
+}
+
+/// The model that is trained, as it was, is asked which response is better: in f32, and rounded.
+fn a_language_model_judges_pairs(folder: &Path) {
+    let of_numbers = |name: &str, numbers: &str| {
+        let name_setting = format!("name=\"{name}\"");
+        let question = "evaluation.pairwise.question=\"{{ prompt }} A: {{ a }} B: {{ b }}\"";
+        let model = "evaluation.pairwise.model=\"model\"";
+        let settings = [name_setting.as_str(), "evaluation.pairwise.prompts=4", model, question, numbers];
+        let html = page(folder, "mine/experiment.toml", &settings);
+        assert!(html.contains("<code>model</code>, read a finished") && html.contains("a language model, by the"));
+        let table = folder.join("runs").join(name).join("report/tables/pairwise-judge.csv");
+        let table = std::fs::read_to_string(table).unwrap();
+        let numbers = |line: &str| line.split(',').skip(3).map(|x| x.parse::<f64>().unwrap_or(0.5)).collect::<Vec<_>>();
+        (table.lines().skip(1).map(numbers).collect::<Vec<_>>(), table)
+    };
+    let (exact, table) = of_numbers("modelled", "evaluation.pairwise.numbers=\"f32\"");
+    // win rate, by gold, agreement, ties, order decides, first is preferred
+    let is_unsure = |row: &Vec<f64>| [row[0], row[5]].iter().all(|x| (0.001..0.999).contains(x)) && row[3] == 0.0;
+    assert!(exact.len() >= 3 && exact.iter().all(is_unsure), "{table}");
+    assert!(exact.iter().any(|row| (row[5] - 0.5).abs() > 0.002), "{table}");
+    let (rounded, _) = of_numbers("rounded", "evaluation.pairwise.numbers=\"bf16\"");
+    let near = |(a, b): (&Vec<f64>, &Vec<f64>)| [0, 5].iter().all(|&i: &usize| (a[i] - b[i]).abs() < 0.03);
+    assert!(exact.iter().zip(&rounded).all(near), "{exact:?}, {rounded:?}");
+    let manifest = std::fs::read_to_string(folder.join("runs/modelled/manifest.json")).unwrap();
+    assert!(manifest.contains("pairwise judge model"), "{manifest}");
 }
 
 /// A program that scores the words of every second response, and the tokens of the others; beside it rules of PPO's own.

@@ -217,6 +217,18 @@ fn the_plan_counts_models_that_score_beside_the_policy() {
     assert_eq!(with[0] - without[0], forward * tokens);
     let weights = 4.0 * 2.0 * (4.0 * 144.0 + 960.0);
     assert!(with[1] - without[1] > weights, "{with:?}, {without:?}");
+    // a judge of pairs reads 2 · 4 questions of prompt, two responses and 60 tokens: 2 layers of 4·16² + 3·16·24, a state for its head,
+    // and attention in 128 > 6·16 columns; in bf16 its weights are half as large
+    let question = "evaluation.pairwise.question=\"{{ a }} or {{ b }}\"";
+    let asked = ["evaluation.pairwise.model=\"model\"", question];
+    let rounded = [&asked[..], &["evaluation.pairwise.numbers=\"bf16\""]].concat();
+    let forward_of_pairs = 2.0 * (2.0 * (4.0 * 256.0 + 3.0 * 384.0) + 16.0) + 2.0 * 2.0 * 128.0 * 16.0;
+    for stage in ["yardstick", "dpo"] {
+        let [none, f32, bf16] = [&[][..], &asked, &rounded].map(|settings| cost(settings, stage));
+        assert_eq!(f32[0] - none[0], forward_of_pairs * 8.0 * (48.0 + 10.0 + 10.0 + 60.0), "{stage}");
+        assert!(f32[1] - none[1] > 4.0 * 2.0 * (4.0 * 256.0 + 3.0 * 384.0), "{stage}");
+        assert_eq!((bf16[0], f32[1] - none[1]), (f32[0], 2.0 * (bf16[1] - none[1])), "{stage}");
+    }
     // the reward model's weights are beside the policy's in each stage that scores, and in training five times
     let own = cost(&[&rules[..], &["stages.rm.from=\"\"", "stages.rm.steps=3"]].concat(), "rm");
     let frozen = cost(&rules, "rm");

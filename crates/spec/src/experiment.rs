@@ -4,7 +4,7 @@ use crate::arm::{Arm, Cell};
 use crate::budget::BudgetSettings;
 use crate::claim::Claim;
 use crate::defaults::typed_default;
-use crate::learner::{LearnerSettings, ModelShape};
+use crate::learner::{LearnerSettings, ModelNumbers, ModelShape};
 use crate::search::{Trial, TuningSettings};
 use crate::stages::Stages;
 use crate::world::{JudgeSettings, WorldSettings};
@@ -46,17 +46,26 @@ pub struct EvaluationSettings {
     pub pairwise: PairwiseSettings,
 }
 
-/// A judge of pairs, which compares finished policies with the reference.
+/// A judge of pairs, a program or a language model, which compares finished policies with the reference.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PairwiseSettings {
-    /// Program and arguments; empty for no such judge.
+    /// Program and arguments; empty for none.
     pub command: Vec<String>,
+    // what only a model has is left out where it is the default, so that the keys of stages with a program are unchanged
+    /// Where a language model is; empty for none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub model: String,
+    #[serde(default, skip_serializing_if = "ModelNumbers::is_f32")]
+    pub numbers: ModelNumbers,
+    /// A Jinja template with `prompt`, `a` and `b`.
+    #[serde(default = "default_question", skip_serializing_if = "is_default_question")]
+    pub question: String,
     /// Test prompts, at most.
     pub prompts: usize,
-    /// Seconds for a batch.
+    /// Seconds that a program has for a batch.
     pub timeout: f64,
-    /// Lines written before the answers are read.
+    /// Lines written before a program's answers are read; questions that a model reads at once.
     pub batch: usize,
     pub version: String,
 }
@@ -71,8 +80,21 @@ impl Default for PairwiseSettings {
 impl PairwiseSettings {
     /// Whether there is no such judge.
     pub fn is_off(&self) -> bool {
-        self.command.is_empty()
+        self.command.is_empty() && !self.is_model()
     }
+
+    /// Whether it is a language model.
+    pub fn is_model(&self) -> bool {
+        !self.model.is_empty()
+    }
+}
+
+fn default_question() -> String {
+    PairwiseSettings::default().question
+}
+
+fn is_default_question(question: &str) -> bool {
+    question == default_question()
 }
 
 impl EvaluationSettings {

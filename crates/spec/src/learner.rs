@@ -16,9 +16,10 @@ pub struct ModelShape {
 }
 
 /// What the matrices of a pretrained model are kept and multiplied in that are not trained.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ModelNumbers {
+    #[default]
     F32,
     Bf16,
     Q8,

@@ -61,7 +61,7 @@ catalogue! {
     TRAINED_TOKENS = "trained_tokens", "tokens", "tokens of backward passes, summed over the stage";
     SAMPLED_TOKENS = "sampled_tokens", "tokens", "tokens that the policy generated during the training, summed over the stage";
     STAGE_SECONDS = "stage_seconds", "s", "seconds of the whole stage, without evaluation";
-    BUDGET_USED = "budget_used", "share", "what the training used of its budget; above 1 by what its last iteration went beyond";
+    BUDGET_USED = "budget_used", "1", "what the training used of its budget; above 1 by what its last iteration went beyond";
     CHECK_SECONDS = "check_seconds", "s", "seconds of stage_seconds spent on the training's invariants";
     // language models
     NLL_TOKEN = "nll_per_token", "nats", "negative log-likelihood over counted tokens, held-out rows";

@@ -93,7 +93,7 @@ impl Schema<'_> {
             if !(1..=2).contains(&arms.len()) || !arms.iter().all(Value::is_str) {
                 let value = resolved["arms"].to_string();
                 let accepted = "two arms, the one claimed to be ahead first; or a single arm";
-                return Err(self.out_of_range(&key("arms"), value, accepted.into()));
+                return Err(self.out_of_range(&key("arms"), value, accepted));
             }
             for (name, accepted) in [("metric", &CLAIM_METRICS[..]), ("rule", &CLAIM_RULES)] {
                 let found = resolved[name].as_str().unwrap_or_default();

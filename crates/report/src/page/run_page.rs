@@ -89,6 +89,7 @@ pub(crate) fn fill(
 /// The settings of the experiment.
 fn experiment_context(run: &Run) -> Value {
     let Experiment { stages, world, judge: judge_settings, tuning, budget, .. } = &run.experiment;
+    let pairwise = &run.experiment.evaluation.pairwise;
     context! {
         name => run.experiment.name.clone(),
         question => run.experiment.question.clone(),
@@ -105,7 +106,8 @@ fn experiment_context(run: &Run) -> Value {
         judge => judge(&run.experiment),
         judge_model => judge_settings.model.clone(),
         judge_command => judge_settings.command.join(" "),
-        pairwise_command => run.experiment.evaluation.pairwise.command.join(" "),
+        pairwise_judge => if pairwise.is_model() { pairwise.model.clone() } else { pairwise.command.join(" ") },
+        pairwise_is_model => pairwise.is_model(),
         judged_words => world.reviews.judged_words,
         preface => world.reviews.preface.trim_end(),
         rm_from => stages.rm.from.clone(),
@@ -454,7 +456,7 @@ mod tests {
             seeds: 5,
             reason: None,
         };
-        assert_eq!(test_summary(&test), "at KL 0.5: 0.123 (1.1×) [0.000, 0.200]");
+        assert_eq!(test_summary(&test, false), "at KL 0.5: 0.123 (1.1×) [0.000, 0.200] (95.0%)");
         let large = ClaimTest {
             kl: None,
             effect: Some(-12_345.6),
@@ -462,7 +464,11 @@ mod tests {
             interval: Some([f64::NEG_INFINITY, 3.0]),
             ..test
         };
-        assert_eq!(test_summary(&large), "-12346 [−∞, 3]");
-        assert_eq!(test_summary(&ClaimTest { effect: None, ..large }), "–");
+        assert_eq!(test_summary(&large, false), "-12346 [−∞, 3] (95.0%)");
+        // a count has no level: its ends are those of the seeds
+        let count = |ends| ClaimTest { effect: Some(3.0), interval: Some(ends), ..large.clone() };
+        assert_eq!(test_summary(&count([3.0, 3.0]), true), "3.000");
+        assert_eq!(test_summary(&count([2.0, 4.0]), true), "3.000 (from 2.000 to 4.000)");
+        assert_eq!(test_summary(&ClaimTest { effect: None, ..large }, false), "–");
     }
 }

@@ -19,6 +19,7 @@ const CHOICES: &[(&str, &[&str])] = &[
     ("world.rows.long_prompts", &["drop", "cut"]),
     ("world.rows.long_responses", &["drop", "cut"]),
     ("model.numbers", &["f32", "bf16", "q8"]),
+    ("evaluation.pairwise.numbers", &["f32", "bf16", "q8"]),
     ("learner.optimizer", &["adamw", "rmsprop", "lion"]),
     ("learner.schedule", &["constant", "linear", "cosine"]),
     ("stages.pairs.temperature", &["fixed", "bayes"]),

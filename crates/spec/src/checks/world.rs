@@ -196,26 +196,40 @@ fn check_judge(experiment: &Experiment, document: &Document) -> Result<()> {
     Ok(())
 }
 
-/// The judge of pairs reads text, and without it nothing reads its settings.
+/// The judge of pairs reads text; a program or a model reads its own settings alone, and without either nothing reads any.
 fn check_pairwise(experiment: &Experiment, document: &Document) -> Result<()> {
     let (pairwise, defaults) = (&experiment.evaluation.pairwise, PairwiseSettings::default());
     let key = |name: &str| format!("evaluation.pairwise.{name}");
-    if !pairwise.is_off() {
-        let why = "its responses are no text; `win_rate` compares all of them exactly, by gold";
-        let is_text = experiment.world.kind != WorldKind::Grammar;
-        return if is_text { Ok(()) } else { Err(document.clash(key("command"), "world.kind = \"grammar\"", why)) };
+    if pairwise.is_model() && !pairwise.command.is_empty() {
+        let why = "there is one judge of pairs: a program or a model; leave one of the two out";
+        return Err(document.clash(key("model"), key("command"), why));
     }
-    let is_set = [
-        ("prompts", pairwise.prompts != defaults.prompts),
-        ("timeout", pairwise.timeout != defaults.timeout),
-        ("batch", pairwise.batch != defaults.batch),
-        ("version", pairwise.version != defaults.version),
-    ];
-    match is_set.into_iter().find(|(_, is_set)| *is_set) {
-        Some((name, _)) => {
-            let why = "without a program nothing is compared in pairs; name one, or leave this out";
-            Err(document.clash(key(name), "evaluation.pairwise.command = []", why))
+    if !pairwise.is_off() && experiment.world.kind == WorldKind::Grammar {
+        let judge = if pairwise.is_model() { "model" } else { "command" };
+        let why = "its responses are no text; `win_rate` compares all of them exactly, by gold";
+        return Err(document.clash(key(judge), "world.kind = \"grammar\"", why));
+    }
+    let of_program =
+        [("timeout", pairwise.timeout != defaults.timeout), ("version", pairwise.version != defaults.version)];
+    let of_model =
+        [("numbers", pairwise.numbers != defaults.numbers), ("question", pairwise.question != defaults.question)];
+    let of_both = [("prompts", pairwise.prompts != defaults.prompts), ("batch", pairwise.batch != defaults.batch)];
+    let (unused, with, why) = match (pairwise.is_off(), pairwise.is_model()) {
+        (true, _) => {
+            let why = "without a program or a model nothing is compared in pairs; name one, or leave this out";
+            ([of_both, of_program, of_model].concat(), key("command = []"), why)
         }
+        (_, true) => {
+            let why = "only a program is waited for, and has a version; a model is hashed completely: leave this out";
+            (of_program.to_vec(), key("model"), why)
+        }
+        _ => {
+            let why = "only a model is asked a question, and kept in memory; a program is given the pair as it is: leave this out";
+            (of_model.to_vec(), key("command"), why)
+        }
+    };
+    match unused.into_iter().find(|(_, is_set)| *is_set) {
+        Some((name, _)) => Err(document.clash(key(name), with, why)),
         None => Ok(()),
     }
 }
