@@ -1,5 +1,6 @@
 //! Finds the columns of a file by the names that were set and by the usual ones, and with them the layout of its rows.
 
+use super::column_problem::ColumnProblem;
 use super::columns::{Columns, NO_COLUMN, SCORES_OF_BOTH, usual_names};
 use super::preference::PreferenceCoding;
 use super::survey::ColumnSurvey;
@@ -22,13 +23,6 @@ pub(super) enum RowShape {
     Preference(PreferenceCoding),
     /// One completion with a score; the rows of a prompt follow one another.
     Scored,
-}
-
-/// Why columns cannot be planned, and what would help.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct ColumnProblem {
-    pub(super) problem: String,
-    pub(super) hint: String,
 }
 
 /// Roles with the names of their columns, each column in one role.

@@ -1,7 +1,8 @@
 //! The plan of a file's columns: what each is taken for, found in the first rows and the same for all of them.
 
+use super::column_problem::ColumnProblem;
 use super::columns::{Columns, is_rank, usual_names};
-use super::finder::{ColumnFinder, ColumnProblem, RowShape};
+use super::finder::{ColumnFinder, RowShape};
 use super::survey::{ColumnSurvey, survey};
 use crate::json::Json;
 use duel_spec::{ChatFormat, ColumnRole as Role};

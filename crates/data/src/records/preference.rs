@@ -1,6 +1,6 @@
 //! Which of two completions is better, as a column says it: by one coding for the whole file.
 
-use super::finder::ColumnProblem;
+use super::column_problem::ColumnProblem;
 use super::number::to_number;
 use super::survey::ColumnSurvey;
 use crate::json::Json;
