@@ -6,6 +6,7 @@
 
 mod assemble;
 mod bytes_read;
+mod column_problem;
 mod columns;
 mod compressed;
 mod csv;
@@ -14,10 +15,12 @@ mod finder;
 mod foreign_format;
 mod json;
 mod limited_file;
+mod number;
 mod numbered;
 mod parquet;
 mod paths;
 mod plan;
+mod preference;
 mod python_literal;
 mod ranked;
 mod record;
@@ -32,9 +35,10 @@ pub use plan::{ColumnPlan, PlannedColumn};
 pub use record::Record;
 pub use turns::Content;
 
+use self::column_problem::ColumnProblem;
 use self::compressed::{Compression, endings, open_bytes, open_file, open_seekable};
 use self::csv::Csv;
-use self::finder::{ColumnProblem, RowShape};
+use self::finder::RowShape;
 use self::foreign_format::{START, foreign_format};
 use self::json::{JsonLines, JsonList};
 use self::limited_file::{BOM, MAX_ROW};

@@ -244,7 +244,7 @@ fn filtered_pairs_by_hand() {
         });
         let drawn = drawn.unwrap().map(|pair| margins[pair]);
         assert!(((drawn[0] + drawn[1]) / 2.0 - reported).abs() < 1e-5, "two of the batch: {reported}");
-        let beta = 0.7 * (1.0 + 3.0 * (reported - usual));
+        let beta = 0.7 * (1.0 + 3.0 * (reported - usual)).max(0.01);
         assert!((value(metrics, metrics::DPO_BETA) - beta).abs() < 1e-5);
         usual = 0.6 * usual + 0.4 * all;
         left_out = left_out.max((all - reported).abs());

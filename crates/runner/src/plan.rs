@@ -518,7 +518,7 @@ mod tests {
         std::fs::write(&config, changed).expect("written");
         assert_eq!(moved(&before, &with("other", "")), labels);
         // what it cannot be asked is refused before anything is made
-        let long = experiment(&text("one", ""));
+        let long = experiment(&text("one", &question(&"Which? ".repeat(200))));
         let error = Plan::new(&long, "flex", long.cells_for(&long.trials())).expect_err("too long").to_string();
         assert!(error.contains("tokens, and the model reads at most 128"), "{error}");
     }

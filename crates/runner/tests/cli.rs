@@ -93,7 +93,7 @@ fn a_value_out_of_range_says_the_range() {
         ),
         (
             "command = [\"judge\"]\nquestion = \"?\"\n[world]\nkind = \"reviews\"",
-            ["evaluation.pairwise.question", "evaluation.pairwise.command", "only a model is asked"],
+            ["evaluation.pairwise.question", "evaluation.pairwise.command", "only a model is"],
         ),
         (
             "model = \"m\"\ntimeout = 5.0\n[world]\nkind = \"reviews\"",

@@ -68,6 +68,23 @@ pub(super) fn is_rank(column: &str) -> bool {
     ["rank", "ranks", "ranking", "rankings"].contains(&column)
 }
 
+/// Whether a list of this name has ranks in some sets and indices, the best first, in others.
+pub(super) fn counts_from_either(column: &str) -> bool {
+    ["ranking", "rankings"].contains(&column)
+}
+
+/// The names of the scores of two completions, in the order of the names of [`Role::First`] and [`Role::Second`].
+pub(super) const SCORES_OF_BOTH: [[&str; 2]; 8] = [
+    ["score_1", "score_2"],
+    ["score1", "score2"],
+    ["score_0", "score_1"],
+    ["score_a", "score_b"],
+    ["rating_1", "rating_2"],
+    ["rating_a", "rating_b"],
+    ["response_1_score", "response_2_score"],
+    ["response_a_score", "response_b_score"],
+];
+
 /// The name that stands for "no such column".
 pub(super) const NO_COLUMN: &str = "none";
 

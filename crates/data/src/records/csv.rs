@@ -52,6 +52,7 @@ impl LineCount {
 pub(super) struct Csv {
     reader: csv::Reader<CountedLines>,
     names: Vec<String>,
+    delimiter: u8,
     is_finished: bool,
 }
 
@@ -66,23 +67,32 @@ impl Csv {
             [b's', b'e', b'p', b'=', delimiter] => (*delimiter, (line.len() + 1).min(start.len())),
             names => (delimiter_of(names, delimiter), 0),
         };
+        let quotes = delimiter != b'\t' || has_quoted_cells(&start[skipped..], delimiter);
         bytes.consume(skipped);
         let lines = RefCell::new(LineCount { count: usize::from(skipped > 0), ..LineCount::default() });
         let bytes = CountedLines { bytes: LimitedFile::new(Box::new(bytes)), position: 0, lines };
-        let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).flexible(true).from_reader(bytes);
+        let mut reader =
+            csv::ReaderBuilder::new().delimiter(delimiter).quoting(quotes).flexible(true).from_reader(bytes);
         let names: Vec<String> =
             reader.headers().map_err(|e| problem(&e))?.iter().map(|name| name.trim().into()).collect();
         let mut sorted: Vec<&String> = names.iter().filter(|name| !name.is_empty()).collect();
         sorted.sort_unstable();
         match sorted.windows(2).find(|two| two[0] == two[1]) {
             Some(duplicate) => Err(format!("two columns are named `{}`", duplicate[0])),
-            None => Ok(Self { reader, names, is_finished: false }),
+            None => Ok(Self { reader, names, delimiter, is_finished: false }),
         }
     }
 
     /// A row's cells under their names. Empty cells are null; whether text is a number, a boolean or a list of turns depends
     /// on its column.
     fn row(&self, record: &csv::ByteRecord) -> std::result::Result<Json, String> {
+        if let Some(cell) = record.iter().position(|cell| self.delimiter == b'\t' && holds_rows(cell, self.names.len()))
+        {
+            let name = self.names.get(cell).map_or("a cell", String::as_str);
+            return Err(format!(
+                "`{name}` begins with a quote that is not closed in its line, and holds the rows below it"
+            ));
+        }
         if record.len() != self.names.len() {
             return Err(format!("it has {} cells, but there are {} columns", record.len(), self.names.len()));
         }
@@ -116,6 +126,43 @@ impl Iterator for Csv {
         let end = self.reader.position().byte();
         Some((self.reader.get_ref().lines.borrow_mut().first_line(end, inside), row))
     }
+}
+
+/// Whether a cell of tab-separated values holds a whole row of so many cells.
+fn holds_rows(cell: &[u8], columns: usize) -> bool {
+    let is_row = |line: &[u8]| columns > 1 && line.iter().filter(|byte| **byte == b'\t').count() == columns - 1;
+    let mut lines = cell.split(|byte| *byte == b'\n');
+    lines.next(); // the end of the row that it stands in
+    lines.any(is_row)
+}
+
+/// Whether quotes around cells mean something at the start of a file: not where one that a cell begins with is not closed at the end
+/// of the cell, or only beyond whole rows. Many programs write tabs between cells and leave quotes as they are.
+fn has_quoted_cells(start: &[u8], delimiter: u8) -> bool {
+    let columns = start.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let columns = 1 + columns.iter().filter(|byte| **byte == delimiter).count();
+    let ends_cell = |at: usize| {
+        let rest = &start[at..];
+        rest.is_empty() || rest[0] == delimiter || rest[0] == b'\n' || rest.starts_with(b"\r\n")
+    };
+    let mut at = 0;
+    while at < start.len() {
+        let begins_cell = at == 0 || start[at - 1] == delimiter || start[at - 1] == b'\n';
+        if !(begins_cell && start[at] == b'"') {
+            at += 1;
+            continue;
+        }
+        let mut end = at + 1;
+        while end < start.len() && start[end] != b'"' || start[end.min(start.len())..].starts_with(b"\"\"") {
+            end += if start[end] == b'"' { 2 } else { 1 };
+        }
+        let is_cut_off = end >= start.len();
+        if holds_rows(&start[at..end.min(start.len())], columns) || (!is_cut_off && !ends_cell(end + 1)) {
+            return false;
+        }
+        at = end + 1;
+    }
+    true
 }
 
 /// What stands between the names of columns.
@@ -156,6 +203,32 @@ mod tests {
         assert_eq!(lines("a,b\n\n1,\"x\n\ny\"\n\n3,4"), [3, 7]);
         assert_eq!(lines("\"a\nb\",c\n1,2\n3,4"), [3, 4]);
         assert_eq!(lines("sep=;\r\na;b\r\n1;2\r\n3\r\n"), [3, -4]);
+    }
+
+    /// Cells of the last column, or the problem of their row.
+    fn last_cells(text: &'static str) -> Vec<String> {
+        let csv = Csv::new(Box::new(text.as_bytes()), b'\t').expect("names");
+        let cell = |row: std::result::Result<Json, String>| match row {
+            Ok(row) => row.get("b").and_then(Json::as_str).unwrap_or_default().to_owned(),
+            Err(problem) => format!("error: {problem}"),
+        };
+        csv.map(|(_, row)| cell(row)).collect()
+    }
+
+    #[test]
+    fn quotes_of_tab_separated_values_are_text_where_they_are_not_closed() {
+        assert_eq!(last_cells("a\tb\n1\t\"x\n2\ty\n3\t\"z\n"), ["\"x", "y", "\"z"]);
+        assert_eq!(last_cells("a\tb\n1\t\"Yes\" he said.\n2\ty\n"), ["\"Yes\" he said.", "y"]);
+        // as pandas writes them: doubled within, and around tabs and line breaks
+        assert_eq!(
+            last_cells("a\tb\n1\t\"say \"\"yes\"\"\"\r\n2\t\"two\nlines\"\n3\t\"a\ttab\"\n"),
+            ["say \"yes\"", "two\nlines", "a\ttab"]
+        );
+        // beyond the start, where quotes have been those of cells, it is an error of its row
+        let long: &'static str =
+            Box::leak(format!("a\tb\n0\t\"q\"\n{}1\t\"x\n2\ty\n3\tz\n", "9\tn\n".repeat(20_000)).into());
+        let cells = last_cells(long);
+        assert!(cells[20_001].starts_with("error: `b` begins with a quote"), "{}", cells[20_001]);
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Finds the columns of a file by the names that were set and by the usual ones, and with them the layout of its rows.
 
-use super::columns::{Columns, NO_COLUMN, usual_names};
+use super::column_problem::ColumnProblem;
+use super::columns::{Columns, NO_COLUMN, SCORES_OF_BOTH, usual_names};
+use super::preference::PreferenceCoding;
 use super::survey::ColumnSurvey;
 use duel_spec::{ChatFormat, ColumnRole as Role};
 use indexmap::IndexMap;
@@ -18,16 +20,9 @@ pub(super) enum RowShape {
     /// Several completions, ranked or with scores.
     Ranked,
     /// Two completions, and which of them is better.
-    Preference,
+    Preference(PreferenceCoding),
     /// One completion with a score; the rows of a prompt follow one another.
     Scored,
-}
-
-/// Why columns cannot be planned, and what would help.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct ColumnProblem {
-    pub(super) problem: String,
-    pub(super) hint: String,
 }
 
 /// Roles with the names of their columns, each column in one role.
@@ -112,7 +107,7 @@ impl ColumnFinder<'_> {
     /// another type are errors of their rows.
     fn fits(role: Role, name: &str, survey: &ColumnSurvey) -> bool {
         match role {
-            Role::Completions => survey.lists > 0 || survey.turns > 0,
+            Role::Completions => survey.lists > 0 || survey.turns > 0 || survey.spelled_lists == survey.rows,
             _ if name == role.key() => true,
             Role::Prompt if ["conversations", "conversation", "messages", "context"].contains(&name) => {
                 survey.has_turns()
@@ -166,14 +161,31 @@ impl ColumnFinder<'_> {
             self.add_pair(&mut names, chosen, rejected)?;
             RowShape::Columns
         } else if let Some(column) = self.find(Role::Completions) {
-            names.add(Role::Score, self.item_score(&column));
+            let score = self.item_score(&column);
+            if score.is_none() && self.columns.name(Role::Score).is_none() {
+                self.check_no_score(&column)?;
+            }
+            names.add(Role::Score, score);
             names.add(Role::Completions, Some(column));
             RowShape::Ranked
         } else if let Some(both) = self.find_both([Role::First, Role::Second]) {
-            let better = || self.ask(Role::Preference, "which of two completions is better", |_| true);
-            names.add(Role::Preference, Some(self.find(Role::Preference).ok_or_else(better)?));
+            let scores = self.scores_of_both();
             names.add_both([Role::First, Role::Second], Some(both));
-            RowShape::Preference
+            match (self.find(Role::Preference), scores) {
+                (Some(name), _) => {
+                    let coding = PreferenceCoding::of(&name, self.survey(&name))?;
+                    names.add(Role::Preference, Some(name));
+                    RowShape::Preference(coding)
+                }
+                (None, Some(scores)) => {
+                    names.add_both([Role::ScoreChosen, Role::ScoreRejected], Some(scores));
+                    RowShape::Preference(PreferenceCoding::Scores)
+                }
+                (None, None) => {
+                    let is_taken = |name: &str| names.0.values().any(|used| used == name);
+                    return Err(self.ask_of_preference(is_taken));
+                }
+            }
         } else {
             self.add_single(&mut names)
         };
@@ -260,12 +272,67 @@ impl ColumnFinder<'_> {
         Err(self.ask(role, "the other completion of a pair", ColumnSurvey::has_content))
     }
 
+    /// The scores of two completions.
+    fn scores_of_both(&self) -> Option<[String; 2]> {
+        let set = [Role::ScoreChosen, Role::ScoreRejected].map(|role| self.columns.name(role));
+        if let [Some(first), Some(second)] = set {
+            return Some([first.into(), second.into()]);
+        }
+        let is_there = |name: &str| self.survey(name).is_some_and(|survey| survey.range.is_some());
+        let both = SCORES_OF_BOTH.into_iter().find(|both| both.iter().all(|name| is_there(name)));
+        both.map(|both| both.map(str::to_owned))
+    }
+
+    /// Asks which column says the better of two completions: one of few short values.
+    fn ask_of_preference(&self, is_taken: impl Fn(&str) -> bool) -> ColumnProblem {
+        let problem = format!(
+            "no column has a known name for which of two completions is better; its columns are {}",
+            self.listed(|_| true)
+        );
+        let could_say = |(name, survey): &(&String, &ColumnSurvey)| {
+            survey.rows > 0
+                && !is_taken(name)
+                && PreferenceCoding::of(name, Some(survey)).is_ok()
+                && survey.range.is_some()
+        };
+        let candidates: Vec<String> =
+            self.surveys.iter().filter(could_say).map(|(name, _)| format!("`{name}`")).collect();
+        let known = "a column `preference` with 1 or 2, `winner` with a, b or tie, or `score_a` and `score_b`";
+        let hint = match &candidates[..] {
+            [] => format!("write {known}"),
+            names => format!(
+                "name it, as in [world.rows] preference = {:?} (`--preference` of the command), if one of {} is it; or write {known}",
+                names[0].trim_matches('`'),
+                names.join(", ")
+            ),
+        };
+        ColumnProblem { problem, hint }
+    }
+
+    /// Checks that nothing looks like a score of completions that would be taken as ranked.
+    fn check_no_score(&self, completions: &str) -> std::result::Result<(), ColumnProblem> {
+        const NO_SCORES: [&str; 7] = ["id", "index", "idx", "seed", "turn", "tokens", "length"];
+        let fields = self.survey(completions).map_or(&[][..], |survey| &survey.item_numbers);
+        let beside = self.surveys.iter().filter(|(name, survey)| *name != completions && survey.number_lists > 0);
+        let candidates = fields.iter().chain(beside.map(|(name, _)| name));
+        let Some(name) = candidates.into_iter().find(|name| !NO_SCORES.contains(&name.to_lowercase().as_str())) else {
+            return Ok(());
+        };
+        Err(ColumnProblem {
+            problem: format!("`{name}` has a number for each of `{completions}`, and no known name of a score"),
+            hint: format!(
+                "name it: [world.rows] score = \"{name}\" (`--score` of the command), the largest first; \"none\" takes the completions as \
+                 ranked, the best first"
+            ),
+        })
+    }
+
     /// The column or the field that orders completions.
     fn item_score(&self, completions: &str) -> Option<String> {
         let fields = self.survey(completions).map(|survey| &survey.item_fields);
         let is_there = |name: &str| {
             let is_field = fields.is_some_and(|fields| fields.iter().any(|field| field == name));
-            is_field || self.survey(name).is_some_and(|survey| survey.lists > 0)
+            is_field || self.survey(name).is_some_and(|survey| survey.lists + survey.spelled_lists > 0)
         };
         match self.columns.name(Role::Score) {
             Some(NO_COLUMN) => None,

@@ -1,7 +1,8 @@
 //! The plan of a file's columns: what each is taken for, found in the first rows and the same for all of them.
 
+use super::column_problem::ColumnProblem;
 use super::columns::{Columns, is_rank, usual_names};
-use super::finder::{ColumnFinder, ColumnProblem, RowShape};
+use super::finder::{ColumnFinder, RowShape};
 use super::survey::{ColumnSurvey, survey};
 use crate::json::Json;
 use duel_spec::{ChatFormat, ColumnRole as Role};
@@ -40,6 +41,9 @@ pub struct ColumnPlan {
     pub(super) drops_answer: bool,
     #[serde(skip)]
     pub(super) pairs_per_prompt: usize,
+    /// Whether the column of scores was named, and not found.
+    #[serde(skip)]
+    pub(super) score_is_set: bool,
     #[serde(skip)]
     names: BTreeMap<Role, String>,
     /// Columns that the first rows have.
@@ -117,6 +121,7 @@ impl ColumnPlan {
             is_chat,
             drops_answer: is_prompt_alone && is_transcript && prompt.is_some_and(|prompt| prompt.answered > 0),
             pairs_per_prompt: columns.pairs_per_prompt,
+            score_is_set: columns.name(Role::Score).is_some(),
             known: surveys.keys().cloned().collect(),
             names,
         };
@@ -128,6 +133,14 @@ impl ColumnPlan {
     pub fn is_like(&self, other: &Self) -> bool {
         (&self.names, self.shape, self.is_chat, &self.unused)
             == (&other.names, other.shape, other.is_chat, &other.unused)
+    }
+
+    /// Whether text becomes turns, of text that may or may not; `None` where there is none.
+    pub(crate) fn makes_turns(&self) -> Option<bool> {
+        let has_text =
+            |column: &&PlannedColumn| column.kind.contains("text") && !column.kind.contains("written as text");
+        let completions = [Role::Chosen, Role::Completion, Role::Completions, Role::First, Role::Prompt];
+        self.columns.iter().filter(has_text).any(|column| completions.contains(&column.role)).then_some(self.is_chat)
     }
 
     /// Whether rows have tools for the chat template.
@@ -179,8 +192,8 @@ impl ColumnPlan {
             RowShape::Columns => {}
             RowShape::LabelledAnswer => notes.push("the last answer of each conversation is the labelled one".into()),
             RowShape::Ranked => notes.push(self.describe_ranking()),
-            RowShape::Preference => {
-                notes.push("the better of two completions is the chosen one; the strength is the margin".into());
+            RowShape::Preference(coding) => {
+                notes.push(coding.describe(self.name(Role::Preference).unwrap_or_default()));
             }
             RowShape::Scored => notes.push(format!(
                 "rows of one prompt that follow one another are compared by their scores, {} at most",

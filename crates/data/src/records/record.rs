@@ -1,35 +1,17 @@
 //! One row: preference pairs, a labelled completion or a prompt, in the shapes of published sets.
 
 use super::assemble::{Named, PromptParts, assemble};
-use super::columns::is_rank;
+use super::columns::{counts_from_either, is_rank};
 use super::finder::RowShape;
+use super::number::{displayed, to_number};
 use super::numbered::NumberedRecord;
 use super::plan::ColumnPlan;
+use super::preference::PreferenceCoding;
 use super::ranked::{self, MAX_COMPLETIONS, Order, RowGroup};
-use super::turns::{Content, content, is_turn, tools};
+use super::turns::{Content, content, is_turn, spelled_list, tools};
 use crate::json::Json;
 use duel_spec::ColumnRole as Role;
 use indexmap::IndexMap;
-
-/// A number, or text that is one.
-fn to_number(value: &Json) -> Option<f64> {
-    let x = match value {
-        Json::Number(number) => number.as_f64(),
-        value => value.as_str()?.trim().parse().ok(),
-    };
-    x.filter(|x| x.is_finite())
-}
-
-/// A value of the wrong kind, for messages: short text and numbers as they are.
-fn displayed(value: &Json) -> String {
-    const MOST: usize = 30;
-    match value {
-        Json::Text(text) if text.chars().count() <= MOST => format!("`{text}`"),
-        Json::Number(number) => number.to_string(),
-        Json::Bool(flag) => flag.to_string(),
-        other => other.type_name().into(),
-    }
-}
 
 /// A boolean, 0 or 1, or text that is one of these.
 fn to_flag(value: &Json) -> Option<bool> {
@@ -95,8 +77,8 @@ impl Record {
             RowShape::Columns => row.columns().map(|record| vec![record]),
             RowShape::LabelledAnswer => row.labelled_answer().map(|record| vec![record]),
             RowShape::Ranked => row.ranked(),
-            RowShape::Preference => row.preference().map(|record| vec![record]),
-            RowShape::Scored => Err("it is the only completion of its prompt, and there is none to compare it with; completion = \"none\" uses the prompts alone".into()),
+            RowShape::Preference(coding) => row.preference(coding).map(|record| vec![record]),
+            RowShape::Scored => Err("it is the only completion of its prompt among the rows before and after it: sort the file by its prompts if there are others; completion = \"none\" uses the prompts alone".into()),
         }
     }
 
@@ -303,21 +285,29 @@ impl<'a> RowFields<'a> {
         judged(parts, (name.to_owned(), answer.into()), label)
     }
 
-    /// Two completions, of which a number, an index or a name says the better.
-    fn preference(&self) -> std::result::Result<Record, String> {
+    /// Two completions, of which a number, an index, a name or their scores say the better.
+    fn preference(&self, coding: PreferenceCoding) -> std::result::Result<Record, String> {
         let [first, second] = [self.named(Role::First)?, self.named(Role::Second)?];
+        if coding == PreferenceCoding::Scores {
+            let [of_first, of_second] = [self.number_of(Role::ScoreChosen)?, self.number_of(Role::ScoreRejected)?];
+            let is_second = of_second > of_first;
+            let scores = if is_second { [of_second, of_first] } else { [of_first, of_second] };
+            let both = if is_second { [second, first] } else { [first, second] };
+            return pair(self.pair_parts()?, both, None, Some(scores));
+        }
         let (name, value) =
             self.get(Role::Preference).ok_or_else(|| format!("`{}` is missing", self.name(Role::Preference)))?;
-        let strength = preference_strength(name, value)?;
-        let both = if strength.is_second { [second, first] } else { [first, second] };
-        pair(self.pair_parts()?, both, strength.margin, None)
+        let preferred = coding.read(name, value)?;
+        let both = if preferred.is_second { [second, first] } else { [first, second] };
+        pair(self.pair_parts()?, both, preferred.margin, None)
     }
 
     /// Several completions of the row's prompt.
     fn ranked(&self) -> std::result::Result<Vec<Record>, String> {
         let (name, value) =
             self.get(Role::Completions).ok_or_else(|| format!("`{}` is missing", self.name(Role::Completions)))?;
-        let Json::List(items) = value else {
+        let spelled = value.as_str().and_then(spelled_list);
+        let Json::List(items) = spelled.as_ref().unwrap_or(value) else {
             return Err(format!("`{name}` is {}, not a list of completions", value.type_name()));
         };
         if !(2..=MAX_COMPLETIONS).contains(&items.len()) {
@@ -335,7 +325,9 @@ impl<'a> RowFields<'a> {
     /// What orders the completions of a list: a field of each, or a list beside them.
     fn order(&self, name: &str, items: &[Json]) -> std::result::Result<Order, String> {
         let Some(score) = self.plan.name(Role::Score) else { return Ok(Order::Position) };
-        let values: Vec<Option<&Json>> = match self.fields.get(score) {
+        let beside = self.fields.get(score);
+        let spelled = beside.and_then(Json::as_str).and_then(spelled_list);
+        let values: Vec<Option<&Json>> = match spelled.as_ref().or(beside) {
             Some(Json::List(scores)) if scores.len() == items.len() => scores.iter().map(Some).collect(),
             Some(Json::List(scores)) => {
                 return Err(format!("`{score}` has {} values for the {} of `{name}`", scores.len(), items.len()));
@@ -347,7 +339,13 @@ impl<'a> RowFields<'a> {
             let found = value.map_or_else(|| "missing".into(), displayed);
             value.and_then(to_number).ok_or_else(|| problem(found))
         };
-        let values = values.iter().enumerate().map(number).collect::<std::result::Result<_, String>>()?;
+        let values: Vec<f64> = values.iter().enumerate().map(number).collect::<std::result::Result<_, String>>()?;
+        if !self.plan.score_is_set && counts_from_either(score) && is_order(&values) {
+            return Err(format!(
+                "`{score}` counts from 0: it may have the rank of each completion, or their indices in order; \
+                 score = \"{score}\" takes it for ranks"
+            ));
+        }
         Ok(if is_rank(score) { Order::Ranks(values) } else { Order::Scores(values) })
     }
 
@@ -365,6 +363,15 @@ impl<'a> RowFields<'a> {
         };
         pairs.into_iter().map(record).collect()
     }
+}
+
+/// Whether these are the numbers from 0 on, in an order by which a list of ranks and a list of indices differ.
+fn is_order(values: &[f64]) -> bool {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let counts = sorted.iter().zip(0u32..).all(|(value, index)| *value == f64::from(index));
+    // a permutation that is its own inverse means the same either way
+    counts && !values.iter().zip(0u32..).all(|(value, index)| values[*value as usize] == f64::from(index))
 }
 
 fn pair(
@@ -394,35 +401,6 @@ fn completion_of(item: &Json, name: &str) -> std::result::Result<Content, String
             content(field.ok_or_else(|| format!("`{name}` has none of the fields {}", FIELDS.join(", ")))?, name)
         }
         item => content(item, name),
-    }
-}
-
-/// Which of two completions is better, and by how much.
-struct PreferenceStrength {
-    is_second: bool,
-    margin: Option<f64>,
-}
-
-/// HelpSteer: -3 to 3, below 0 for the first; PKU-SafeRLHF: the index of the better one; arenas: the name of the winner.
-fn preference_strength(name: &str, value: &Json) -> std::result::Result<PreferenceStrength, String> {
-    const LARGEST: f64 = 3.0;
-    let tie = PreferenceStrength { is_second: false, margin: Some(0.0) };
-    match (name, to_number(value), value.as_str()) {
-        ("better_response_id", Some(index @ (0.0 | 1.0)), _) => {
-            Ok(PreferenceStrength { is_second: index == 1.0, margin: None })
-        }
-        ("better_response_id", ..) => Err(format!("`{name}` is neither 0 nor 1")),
-        (_, Some(x), _) if x.abs() <= LARGEST => Ok(PreferenceStrength { is_second: x > 0.0, margin: Some(x.abs()) }),
-        (_, Some(x), _) => {
-            Err(format!("`{name}` is {x}; a preference is from -{LARGEST} (the first) to {LARGEST} (the second)"))
-        }
-        (_, None, Some(text)) => match text.trim().to_lowercase().as_str() {
-            "a" | "model_a" | "response_a" | "first" => Ok(PreferenceStrength { is_second: false, margin: None }),
-            "b" | "model_b" | "response_b" | "second" => Ok(PreferenceStrength { is_second: true, margin: None }),
-            text if text.starts_with("tie") => Ok(tie),
-            _ => Err(format!("`{name}` is `{text}`; accepted: a number, a, b, model_a, model_b, tie")),
-        },
-        _ => Err(format!("`{name}` is {}, not a number or a name", value.type_name())),
     }
 }
 

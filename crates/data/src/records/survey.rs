@@ -1,6 +1,7 @@
 //! What the columns of the first rows hold.
 
-use super::turns::{has_speakers, is_turn, spelled_turns};
+use super::number::to_number;
+use super::turns::{has_speakers, is_turn, spelled_list, spelled_turns};
 use crate::json::Json;
 use indexmap::IndexMap;
 
@@ -27,11 +28,43 @@ pub(super) struct ColumnSurvey {
     pub(super) weighted: usize,
     /// Names of the fields of a list's first item.
     pub(super) item_fields: Vec<String>,
+    /// Those whose value is a number or a flag.
+    pub(super) item_numbers: Vec<String>,
+    /// Text that is a list.
+    pub(super) spelled_lists: usize,
+    /// Lists of at least two numbers, written as text or not.
+    pub(super) number_lists: usize,
+    /// The range of its numbers, written as text or not.
+    pub(super) range: Option<NumberRange>,
+}
+
+/// The range of numbers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct NumberRange {
+    pub(super) low: f64,
+    pub(super) high: f64,
+    /// Whether all are whole.
+    pub(super) is_whole: bool,
+}
+
+impl NumberRange {
+    fn with(range: Option<Self>, x: f64) -> Self {
+        let Self { low, high, is_whole } = range.unwrap_or(Self { low: x, high: x, is_whole: true });
+        Self { low: low.min(x), high: high.max(x), is_whole: is_whole && x.fract() == 0.0 }
+    }
 }
 
 impl ColumnSurvey {
     fn add(&mut self, value: &Json) {
         self.rows += usize::from(*value != Json::Null);
+        if let Some(x) = to_number(value) {
+            self.range = Some(NumberRange::with(self.range, x));
+        }
+        let spelled = value.as_str().and_then(spelled_list);
+        self.spelled_lists += usize::from(spelled.is_some());
+        if let Json::List(items) = spelled.as_ref().unwrap_or(value) {
+            self.number_lists += usize::from(items.len() > 1 && items.iter().all(|item| to_number(item).is_some()));
+        }
         match value {
             Json::Text(text) => match spelled_turns(text) {
                 Some(turns) => {
@@ -47,6 +80,9 @@ impl ColumnSurvey {
                 self.lists += 1;
                 if let (true, Some(Json::Object(fields))) = (self.item_fields.is_empty(), items.first()) {
                     self.item_fields = fields.keys().cloned().collect();
+                    let is_number = |value: &Json| matches!(value, Json::Number(_) | Json::Bool(_));
+                    let numbers = fields.iter().filter(|(_, value)| is_number(value));
+                    self.item_numbers = numbers.map(|(name, _)| name.clone()).collect();
                 }
             }
             Json::List(turns) => {

@@ -88,6 +88,16 @@ pub(super) fn spelled_turns(text: &str) -> Option<std::result::Result<Json, Stri
     are_turns.then_some(Ok(value))
 }
 
+/// A list that is written as text, as JSON or as Python prints it, and is no list of turns.
+pub(super) fn spelled_list(text: &str) -> Option<Json> {
+    let text = text.trim();
+    if !text.starts_with('[') || !text.ends_with(']') {
+        return None;
+    }
+    let value = serde_json::from_str(text).ok().or_else(|| python_literal::parse(text).ok())?;
+    matches!(&value, Json::List(items) if !items.first().is_some_and(is_turn)).then_some(value)
+}
+
 /// A value without fields that are null, at any depth: tables with a column of objects give every object the fields of all.
 /// As TRL's `remove_none_values`.
 pub(super) fn without_nulls(value: &Json) -> Json {

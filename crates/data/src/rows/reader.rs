@@ -61,6 +61,31 @@ pub(crate) struct DecidedRow {
     pub(crate) findings: Vec<(FindingKind, String)>,
 }
 
+/// Checks that text is the same in all files: turns for the chat template, or text as it stands.
+///
+/// # Errors
+/// Files of which one names its columns so, and another otherwise.
+fn check_alike(source: &RowSource) -> Result<()> {
+    let mut first: Option<(&PathBuf, bool)> = None;
+    for (_, path) in source.files.iter().filter(|_| source.files.len() > 1) {
+        let Some(makes_turns) = records::plan(path, &source.columns)?.makes_turns() else { continue };
+        let (other, turns) = *first.get_or_insert((path, makes_turns));
+        if turns != makes_turns {
+            let [turns, text] = if makes_turns { [path, other] } else { [other, path] };
+            return Err(Error::Columns {
+                path: path.clone(),
+                problem: format!(
+                    "text becomes turns for the chat template in `{}`, and is used as it stands in `{}`, by the names of their columns",
+                    turns.display(),
+                    text.display()
+                ),
+                hint: "chat = \"always\" or chat = \"never\" says the same of all files".into(),
+            });
+        }
+    }
+    Ok(())
+}
+
 /// Reads the files row by row. `on_row` is called with every row that can be read, in order, and the counts so far; `bytes` counts
 /// what is read. Without an encoder nothing is too long, and rows are compared as text.
 ///
@@ -77,6 +102,7 @@ pub(crate) fn read_rows(
             problem: format!("rows in {} files; at most {} are read", source.files.len(), u16::MAX),
         });
     }
+    check_alike(source)?;
     let control_tokens = encoder.map(ControlTokens::new).transpose()?;
     let start = encoder.map_or(Ok(vec![]), Encoder::start)?;
     let encode = |record: &Record| -> Result<(EncodedRow, Vec<(FindingKind, String)>)> {

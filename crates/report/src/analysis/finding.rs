@@ -34,12 +34,23 @@ fn difference(run: &Run) -> Option<String> {
     }
 }
 
+/// KL, in nats, below which a policy is its reference for every purpose.
+const UNMOVED: f64 = 1e-3;
+
 fn alone(run: &Run, arm: &str) -> Option<String> {
     let (featured, reference) = (run.featured(arm)?, run.reference()?);
     let golds = |point: &MeasuredPoint| point.final_test(metrics::GOLD);
     let gain = Estimate::of_differences(&golds(featured), &golds(reference))?;
     let wins = percent(mean(&featured.final_test(metrics::WIN_RATE)));
     let kl = Estimate::of(&featured.final_test(metrics::KL))?;
+    if kl.mean.abs() < UNMOVED {
+        return Some(format!(
+            "{} has hardly moved from its reference: KL {:.0e} nats ({}). More steps or a higher learning rate move it.",
+            arm.to_uppercase(),
+            kl.mean,
+            seeds(kl.n)
+        ));
+    }
     Some(format!(
         "{} earns {gain:.2} more gold reward than its reference at KL {kl:.1}, and wins {wins} of comparisons with it ({}).",
         arm.to_uppercase(),
@@ -234,6 +245,8 @@ mod tests {
             alone,
             "DPO earns 2.00 more gold reward than its reference at KL 1.0, and wins 75% of comparisons with it (2 seeds). A first look: a verdict takes 5 seeds or more."
         );
+        let unmoved = of(&["dpo"], 2, &[1.0], |_| vec![(1e-5, 3.0)]);
+        assert!(unmoved.starts_with("DPO has hardly moved from its reference: KL 1e-5 nats (2 seeds)."), "{unmoved}");
         let three = of(&["a", "b", "c"], 2, &[1.0; 3], |_| vec![(1.0, 3.0), (1.0, 4.0), (1.0, 2.0)]);
         assert_eq!(
             three,

@@ -104,8 +104,9 @@ pub(crate) fn edges(run: &Run, tuning: &TuningResults) -> Vec<String> {
                 let ends: Vec<String> = axis.ends().iter().map(value_label).collect();
                 let [end, further] = if share < margin { ["lower", "smaller"] } else { ["upper", "larger"] };
                 warnings.push(format!(
-                    "arms.{name}.{table}.{setting}: the best value, {}, is at the {end} end of what was tried ({}); a {further} \
+                    "arms.{name}.{table}.{setting}: the best value by what is gained within {}, {}, is at the {end} end of what was tried ({}); a {further} \
                      one may be better",
+                    nats(run.experiment.tuning.kl),
                     value_label(value),
                     ends.join(" to ")
                 ));
@@ -212,8 +213,8 @@ mod tests {
             });
             edges_of("grid.beta = [0.1, 0.2, 0.4]", trials.to_vec())
         };
-        let smallest = "arms.a.grid.beta: the best value, 0.1, is at the lower end of what was tried (0.1 to 0.4); a smaller one may be better";
-        let largest = "arms.a.grid.beta: the best value, 0.4, is at the upper end of what was tried (0.1 to 0.4); a larger one may be better";
+        let smallest = "arms.a.grid.beta: the best value by what is gained within 1 nat, 0.1, is at the lower end of what was tried (0.1 to 0.4); a smaller one may be better";
+        let largest = "arms.a.grid.beta: the best value by what is gained within 1 nat, 0.4, is at the upper end of what was tried (0.1 to 0.4); a larger one may be better";
         assert_eq!([best_at(0.1), best_at(0.2), best_at(0.4)], [vec![smallest], vec![], vec![largest]]);
     }
 
@@ -232,7 +233,7 @@ mod tests {
         };
         let warning = |x: &str, end: &str, further: &str| {
             vec![format!(
-                "arms.a.space.nll_coef: the best value, {x}, is at the {end} end of what was tried (0.0 to 1.0); a {further} one may be better"
+                "arms.a.space.nll_coef: the best value by what is gained within 1 nat, {x}, is at the {end} end of what was tried (0.0 to 1.0); a {further} one may be better"
             )]
         };
         assert_eq!(

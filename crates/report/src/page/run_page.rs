@@ -75,6 +75,7 @@ pub(crate) fn fill(
         matched => matched_sentences(run),
         ratio => cost_ratio(&costs),
         charts => Serde(charts),
+        names => charts.iter().map(|chart| chart.name.clone()).collect::<HashSet<_>>(),
         groups => charts.iter().map(|chart| chart.group).collect::<HashSet<_>>(),
         tables => Serde(tables),
         edges => Serde(edges),
@@ -165,8 +166,17 @@ fn run_context(run: &Run) -> Value {
         seconds => manifest.wall_seconds.map(seconds),
         memory => si(manifest.peak_memory as f64),
         folder => place_of(run),
-        command => std::iter::once("duel").chain(arguments).collect::<Vec<_>>().join(" "),
+        command => std::iter::once("duel".to_owned()).chain(arguments.map(quoted)).collect::<Vec<_>>().join(" "),
         settings => std::fs::read_to_string(run.folder.join("experiment.toml")).unwrap_or_default(),
+    }
+}
+
+/// An argument as a shell takes it.
+fn quoted(argument: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@+%".contains(c);
+    match !argument.is_empty() && argument.chars().all(is_plain) {
+        true => argument.into(),
+        false => format!("'{}'", argument.replace('\'', r"'\''")),
     }
 }
 
@@ -440,6 +450,12 @@ mod tests {
         assert_eq!(place("duel run x.toml --out /tmp/a/"), "/tmp/a/x");
         assert_eq!(place("duel run --out=a x.toml --seeds 2"), "a/x");
         assert_eq!(place(""), "runs/x", "a run of an older format");
+    }
+
+    #[test]
+    fn arguments_are_written_as_a_shell_takes_them() {
+        let written = ["run", "a.toml", "--set", "arms.p.grid.beta=[0.02, 0.2]", "x=it's", ""].map(quoted);
+        assert_eq!(written, ["run", "a.toml", "--set", "'arms.p.grid.beta=[0.02, 0.2]'", r"'x=it'\''s'", "''"]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::terminal::{format_bytes, format_seconds, json, print};
 use crate::warnings;
 use clap::Args;
 use duel_ledger::RunDir;
-use duel_spec::{Document, Experiment, WorldKind};
+use duel_spec::{Arm, Document, Experiment, RewardSource, WorldKind};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -65,6 +65,8 @@ struct PlanReport<'a> {
 struct PlannedRows {
     /// Rows that were read, and pairs kept of them for training, validation and test; unknown of large files.
     counts: Option<(usize, [usize; 3])>,
+    /// Whether they are prompts alone, whose pairs the model makes and the judge labels.
+    are_prompts: bool,
     /// Pairs for training, and of each other split, at most.
     most: [usize; 2],
 }
@@ -78,12 +80,24 @@ impl PlannedRows {
         let most = [experiment.stages.pairs.rows, experiment.stages.pairs.holdout_rows];
         let input = CheckInput::of_experiment(experiment.clone(), file)?;
         if input.bytes() > MAX_COUNTED {
-            return Ok(Self { counts: None, most });
+            return Ok(Self { counts: None, are_prompts: false, most });
         }
         let report = input.check(0)?;
         warnings.extend(input.judge_warning(&report));
         warnings.extend(report.refusal.as_ref().map(|refusal| format!("a run refuses these rows: {refusal}")));
-        Ok(Self { counts: Some((report.stats.read, report.stats.kept_by_split)), most })
+        let are_prompts = report.stats.has_only_prompts();
+        Ok(Self { counts: Some((report.stats.read, report.stats.kept_by_split)), are_prompts, most })
+    }
+
+    /// The experiment with the rows that there are, where they are fewer than it takes.
+    fn expected(&self, experiment: &Experiment) -> Experiment {
+        let mut expected = experiment.clone();
+        let Some((_, [train, validation, test])) = self.counts.filter(|(_, kept)| kept[0] > 0) else { return expected };
+        let (pairs, evaluation) = (&mut expected.stages.pairs, &mut expected.evaluation);
+        pairs.rows = pairs.rows.min(train);
+        pairs.holdout_rows = pairs.holdout_rows.min(validation.max(test).max(1));
+        evaluation.prompts = evaluation.prompts.min(validation.max(test).max(1));
+        expected
     }
 
     fn summary(&self) -> String {
@@ -91,6 +105,10 @@ impl PlannedRows {
         let limits =
             format!("at most {train} for training and {other} of each other split (stages.pairs.rows, holdout_rows)");
         match self.counts {
+            Some((read, _)) if self.are_prompts => format!(
+                "rows: {} prompts without completions: the model writes pairs, the judge labels them, {limits}",
+                with_commas(read)
+            ),
             Some((read, kept)) => {
                 let [train, validation, test] = kept.map(with_commas);
                 let read = with_commas(read);
@@ -114,9 +132,17 @@ fn preparation(experiment: &Experiment) -> Vec<String> {
         ));
     }
     if rm.steps > 0 {
+        let maximizes = |arm: &Arm| arm.representative_points().iter().any(|p| p.method.maximizes(RewardSource::Rm));
+        let names: Vec<&str> =
+            experiment.arms.iter().filter(|(_, arm)| maximizes(arm)).map(|(name, _)| name.as_str()).collect();
+        let who = match &names[..] {
+            [] => "no arm maximizes it, and".into(),
+            [one] => format!("{one} maximizes it, and"),
+            several => format!("{} maximize it, and", several.join(", ")),
+        };
         lines.push(format!(
-            "then a reward model, {} steps: PPO maximizes it, and every arm is measured by it; stages.rm.from = \"DIR\" with \
-             stages.rm.steps = 0 takes a trained one",
+            "then a reward model, {} steps: {who} every arm is measured by it; stages.rm.from = \"DIR\" with stages.rm.steps = 0 takes \
+             a trained one",
             rm.steps
         ));
     }
@@ -154,12 +180,17 @@ pub fn plan(args: &PlanArgs) -> Result<()> {
         }
     };
     let (cores, jobs) = (sysinfo::cores(), concurrent_stages(&experiment, args.jobs));
-    let estimator = Estimator::new(&experiment, sizes, times, cores)?;
+    let mut row_warnings = vec![];
+    let rows = match experiment.world.kind {
+        WorldKind::Rows => Some(PlannedRows::of(&experiment, &args.experiment.file, &mut row_warnings)?),
+        _ => None,
+    };
+    let expected = rows.as_ref().map_or_else(|| experiment.clone(), |rows| rows.expected(&experiment));
+    let estimator = Estimator::new(&expected, sizes, times, cores)?;
     let machine = Machine { jobs, memory: sysinfo::memory() };
     let mut answer = answer(&experiment, &plan, &finished, &estimator, source, machine);
-    if experiment.world.kind == WorldKind::Rows {
-        answer.rows = Some(PlannedRows::of(&experiment, &args.experiment.file, &mut answer.warnings)?);
-    }
+    answer.rows = rows;
+    answer.warnings.extend(row_warnings);
     answer.warnings.extend(problem.map(|problem| format!("the measured times could not be kept: {problem}")));
     if args.settings {
         answer.settings = Some(settings(&document));
@@ -388,7 +419,7 @@ mod tests {
         let both = lines(&["stages.sft.steps=30", "stages.rm.steps=20"]);
         assert!(both[0].starts_with("first SFT, 30 steps") && both[1].starts_with("then a reward model, 20 steps"));
         assert!(lines(&["stages.sft.steps=0", "stages.rm.from=\"r\"", "stages.rm.steps=0"]).is_empty());
-        let summary = |counts| PlannedRows { counts, most: [4096, 256] }.summary();
+        let summary = |counts| PlannedRows { counts, are_prompts: false, most: [4096, 256] }.summary();
         let limits = "at most 4,096 for training and 256 of each other split (stages.pairs.rows, holdout_rows)";
         assert_eq!(
             summary(Some((1200, [960, 120, 119]))),

@@ -3,8 +3,9 @@
 use super::context::StageContext;
 use super::evaluator::{EVALUATION, keep_completions, open_evaluator, record};
 use super::files::{REFERENCE, load_json};
-use super::registry::{self, TrainingInputs};
+use super::registry;
 use super::reward_model::{learned_reward, reward_config};
+use super::training_inputs::TrainingInputs;
 use crate::error::Result;
 use crate::plan::StageKind;
 use crate::world::{self, LoadedWorld};

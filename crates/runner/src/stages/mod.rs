@@ -15,6 +15,7 @@ mod reward_model;
 mod sft;
 #[cfg(test)]
 mod testing;
+mod training_inputs;
 
 #[cfg(test)]
 pub use batches::EpochSampler;

@@ -7,63 +7,25 @@ use super::batches::EpochSampler;
 use super::context::adapted;
 use super::length::TrainingLength;
 use super::reward_model;
+use super::training_inputs::TrainingInputs;
 use crate::error::Result;
 use crate::iteration_estimate::{IterationEstimate, ModelSizes};
 use burn::module::Module;
-use duel_data::World;
 use duel_data::pairs::PreferenceRow;
 use duel_dpo::{Dpo, ReferenceLogp};
 use duel_evaluation::{EvalKind, EvalResult};
 use duel_ledger::StageRecorder;
-use duel_model::{Flops, Policy, ResponseReader, ScalarModel, TransformerConfig, ValueHead, weights};
+use duel_model::{Flops, Policy, ScalarModel, ValueHead, weights};
 use duel_ppo::{ActorCritic, Baseline, Critic, OnlineDpo, PolicyGradient, Ppo, Raft, RolloutContext};
-use duel_reward::{LearnedReward, ResponseLength, Scorer, WeightedReward};
+use duel_reward::{ResponseLength, Scorer, WeightedReward};
 use duel_spec::seeds::{self, Stream};
 use duel_spec::{
-    BudgetSettings, CheckpointSelection, Clocks, CommonSettings, CriticBody, CriticStart, GrpoSettings,
-    LearnerSettings, LoraTargets, MethodSettings, ModelNumbers, PpoSettings, Recorder, RewardSettings, RewardSource,
-    RlooSettings, RolloutSettings, Split, metrics,
+    CheckpointSelection, Clocks, CommonSettings, CriticBody, CriticStart, GrpoSettings, LoraTargets, MethodSettings,
+    PpoSettings, Recorder, RewardSettings, RewardSource, RlooSettings, RolloutSettings, Split, metrics,
 };
-use duel_training::{BestCheckpoint, Learner, PairBatch, Splits, TrainContext, invariants, train};
+use duel_training::{BestCheckpoint, Learner, PairBatch, TrainContext, invariants, train};
 use rand::RngExt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-
-/// The inputs of every method: the same start, rows, prompts and judges.
-pub struct TrainingInputs<'a> {
-    pub seed: u64,
-    pub world: Arc<dyn World>,
-    pub config: TransformerConfig,
-    /// Whether the model is pretrained, with one copy of its weights for all.
-    pub pretrained: bool,
-    /// What its frozen matrices are kept in.
-    pub numbers: ModelNumbers,
-    pub learner: &'a LearnerSettings,
-    pub budget: BudgetSettings,
-    /// The SFT policy, without gradient.
-    pub reference: Policy,
-    /// The same, ready to train.
-    pub start: Policy,
-    /// A separate copy with its own parameters, for a critic if there is no reward model to start it from.
-    pub critic_start: Policy,
-    pub reader: ResponseReader,
-    pub train_reader: ResponseReader,
-    pub gold: Arc<dyn Scorer>,
-    /// The arm's own rules, where they are among its rewards.
-    pub rules: Option<Arc<dyn Scorer>>,
-    pub reward: LearnedReward,
-    /// The sizes of its networks.
-    pub reward_config: TransformerConfig,
-    pub rows: Vec<PreferenceRow>,
-    /// Of the reference's weights.
-    pub reference_hash: String,
-    /// Of train rows and of validation rows, for methods on pairs.
-    pub reference_logp: Option<(ReferenceLogp, ReferenceLogp)>,
-    pub curve_points: usize,
-    /// Which prompts may be trained on.
-    pub splits: Splits,
-    pub stop: &'a AtomicBool,
-}
 
 /// Called on the policy without gradient at points of the curve; returns its score on validation prompts.
 pub type EvalCallback<'a> = &'a mut dyn FnMut(&Policy, Clocks, &mut dyn Recorder, EvalKind) -> Result<EvalResult>;

@@ -1,6 +1,7 @@
 //! What a training keeps of its models, counted: what a process holds depends on the machine and its allocator too, these numbers do not.
 
-use super::{TrainingInputs, reward_model};
+use crate::stages::reward_model;
+use crate::stages::training_inputs::TrainingInputs;
 use burn::module::Module;
 use duel_model::weights::number_count;
 use duel_spec::{DpoSettings, RewardSource, RolloutSettings};

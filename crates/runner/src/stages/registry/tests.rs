@@ -4,13 +4,18 @@ use super::super::testing::{recorded, recorder};
 use super::*;
 use burn::module::Param;
 use burn::tensor::Device;
+use duel_data::World;
 use duel_data::grammar::{GrammarWorld, token};
-use duel_model::generate;
 use duel_model::weights::number_count;
-use duel_reward::{GrammarGold, RewardNetwork};
+use duel_model::{ResponseReader, TransformerConfig, generate};
+use duel_reward::{GrammarGold, LearnedReward, RewardNetwork};
 use duel_spec::metrics::Metric;
-use duel_spec::{BudgetUnit, DpoSettings, EnsembleScore, PairLoss, RewardTerm};
+use duel_spec::{
+    BudgetSettings, BudgetUnit, DpoSettings, EnsembleScore, LearnerSettings, ModelNumbers, PairLoss, RewardTerm,
+};
+use duel_training::Splits;
 use std::sync::LazyLock;
+use std::sync::atomic::AtomicBool;
 
 /// The sizes of a small model of the world `grammar`.
 fn config() -> TransformerConfig {
