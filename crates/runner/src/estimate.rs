@@ -332,8 +332,9 @@ impl<'a> Estimator<'a> {
         }
         let settings = &self.experiment.evaluation;
         let (columns, response_tokens) = (self.sizes.space.context() as f64, self.sizes.space.response_tokens as f64);
-        let curve = (times - 1.0) * settings.prompts.min(128) as f64;
-        let rows = 2.0 * (curve + (settings.prompts * settings.samples_per_prompt) as f64); // of both splits
+        let checkpoint = settings.curve_prompts.min(settings.prompts) * settings.curve_samples_per_prompt;
+        let end = settings.prompts * settings.samples_per_prompt;
+        let rows = 2.0 * ((times - 1.0) * checkpoint as f64 + end as f64); // of both splits
         // policy and reference, the reward model and the judge read each response
         let Self { reward, judge, .. } = self;
         let scored = columns * (reward.forward + judge.forward);

@@ -40,6 +40,11 @@ pub struct EvaluationSettings {
     pub best_of: usize,
     pub best_of_samples: usize,
     pub curve_points: usize,
+    // left out where they are the defaults, so that the keys of stages made before them are unchanged
+    #[serde(default = "default_curve_prompts", skip_serializing_if = "is_default_curve_prompts")]
+    pub curve_prompts: usize,
+    #[serde(default = "default_curve_samples", skip_serializing_if = "is_default_curve_samples")]
+    pub curve_samples_per_prompt: usize,
     pub completions: usize,
     // left out where there is none, so that the keys of stages without it are unchanged
     #[serde(default, skip_serializing_if = "PairwiseSettings::is_off")]
@@ -95,6 +100,22 @@ fn default_question() -> String {
 
 fn is_default_question(question: &str) -> bool {
     question == default_question()
+}
+
+fn default_curve_prompts() -> usize {
+    EvaluationSettings::defaults().curve_prompts
+}
+
+fn is_default_curve_prompts(prompts: &usize) -> bool {
+    *prompts == default_curve_prompts()
+}
+
+fn default_curve_samples() -> usize {
+    EvaluationSettings::defaults().curve_samples_per_prompt
+}
+
+fn is_default_curve_samples(samples: &usize) -> bool {
+    *samples == default_curve_samples()
 }
 
 impl EvaluationSettings {

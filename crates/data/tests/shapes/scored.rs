@@ -96,7 +96,8 @@ fn helpsteer_is_read() {
     };
     let text = [row("p", "a", 1), row("p", "b", 3), row("q", "c", 2), row("r", "d", 0), row("r", "e", 0)].join("\n");
     let file = jsonl(&text);
-    let lonely = "3! it is the only completion of its prompt, and there is none to compare it with; completion = \"none\" uses the prompts alone";
+    let lonely = "3! it is the only completion of its prompt among the rows before and after it: sort the file by its prompts if there are others; \
+                  completion = \"none\" uses the prompts alone";
     let expected = [
         "2: user=p -> assistant=b > assistant=a scores 3 1",
         lonely,

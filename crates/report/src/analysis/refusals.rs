@@ -198,7 +198,7 @@ fn claims_at_a_kl_are_refused_where_the_best_value_is_at_an_edge() {
         ("a", "beta=0.1") | ("ab" | "b", "beta=0.2") => 3.0,
         _ => 1.0,
     };
-    let edge = "arms.a.grid.beta: the best value, 0.1, is at the lower end of what was tried (0.1 to 0.4); a smaller one may be better";
+    let edge = "arms.a.grid.beta: the best value by what is gained within 1 nat, 0.1, is at the lower end of what was tried (0.1 to 0.4); a smaller one may be better";
     let refused: Vec<bool> =
         results(trained(run, gold)).iter().map(|result| result.reasons.iter().any(|reason| reason == edge)).collect();
     assert_eq!(refused, [true, true, false, false, false]);

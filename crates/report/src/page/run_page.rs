@@ -21,6 +21,7 @@ use minijinja::value::Serde;
 use minijinja::{Value, context};
 use serde::Serialize;
 use std::collections::{BTreeSet, HashSet};
+use std::path::{Component, Path, PathBuf};
 
 /// An arm as the page shows it.
 #[derive(Debug, Serialize)]
@@ -48,6 +49,8 @@ struct ArmSummary {
     seconds: String,
     /// The method's own settings at the featured point.
     settings: Option<serde_json::Value>,
+    /// Whether it reads each response by itself, wanted or not, as KTO does.
+    reads_single_responses: bool,
     always_above_reference: bool,
     /// Whether it maximizes a reward over its own responses.
     maximizes_reward: bool,
@@ -90,7 +93,12 @@ pub(crate) fn fill(
 /// The settings of the experiment.
 fn experiment_context(run: &Run) -> Value {
     let Experiment { stages, world, judge: judge_settings, tuning, budget, .. } = &run.experiment;
-    let pairwise = &run.experiment.evaluation.pairwise;
+    let evaluation = &run.experiment.evaluation;
+    let pairwise = &evaluation.pairwise;
+    let responses = |prompts: usize, each: usize| match each {
+        1 => format!("one response to each of up to {prompts} prompts"),
+        _ => format!("{each} responses to each of up to {prompts} prompts"),
+    };
     context! {
         name => run.experiment.name.clone(),
         question => run.experiment.question.clone(),
@@ -109,6 +117,8 @@ fn experiment_context(run: &Run) -> Value {
         judge_command => judge_settings.command.join(" "),
         pairwise_judge => if pairwise.is_model() { pairwise.model.clone() } else { pairwise.command.join(" ") },
         pairwise_is_model => pairwise.is_model(),
+        at_checkpoint => responses(evaluation.curve_prompts.min(evaluation.prompts), evaluation.curve_samples_per_prompt),
+        at_end => responses(evaluation.prompts, evaluation.samples_per_prompt),
         judged_words => world.reviews.judged_words,
         preface => world.reviews.preface.trim_end(),
         rm_from => stages.rm.from.clone(),
@@ -180,11 +190,12 @@ fn quoted(argument: &str) -> String {
     }
 }
 
-/// The run directory, as the command that made the run named it: `DIR/NAME` by `--out DIR`. The page of a merged run is the same
-/// wherever it was merged into.
+/// The run directory, as the command that made the run named it: `DIR/NAME` by `--out DIR`; `RUN` if it is elsewhere now. The page of
+/// a merged run is the same wherever it was merged into.
 fn place_of(run: &Run) -> String {
+    const ELSEWHERE: &str = "RUN";
     if run.manifest.is_merged() {
-        return "RUN".into();
+        return ELSEWHERE.into();
     }
     let command = &run.manifest.command;
     let option = |name: &str| {
@@ -195,7 +206,10 @@ fn place_of(run: &Run) -> String {
         command.iter().enumerate().filter_map(value).next_back()
     };
     let out = option("--out").unwrap_or_else(|| "runs".into());
-    format!("{}/{}", out.trim_end_matches('/'), run.experiment.name)
+    let place = format!("{}/{}", out.trim_end_matches('/'), run.experiment.name);
+    let folder = std::fs::canonicalize(&run.folder).unwrap_or_else(|_| run.folder.clone());
+    let named: PathBuf = Path::new(&place).components().filter(|part| matches!(part, Component::Normal(_))).collect();
+    if folder.ends_with(named) { place } else { ELSEWHERE.into() }
 }
 
 /// How many times the cost of the cheaper of two arms the other has.
@@ -337,6 +351,9 @@ fn arm_summary(run: &Run, arm: &str, costs: &[ArmCost]) -> Option<ArmSummary> {
         flops: si(cost.flops),
         seconds: seconds(cost.seconds),
         settings: run.method_of(featured).map(|method| serde_json::json!(method)),
+        reads_single_responses: run
+            .method_of(featured)
+            .is_some_and(|method| matches!(method, MethodSettings::Dpo(dpo) if dpo.allows_unpaired())),
         always_above_reference: run.points_of(arm).all(|p| is_above_reference(p, reference)),
         maximizes_reward: run.method_of(featured).is_some_and(|method| method.on_policy().is_some()),
         on_gold: run.optimizes_gold(featured),

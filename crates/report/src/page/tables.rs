@@ -116,7 +116,7 @@ fn points(run: &Run, name: &'static str, values_of: fn(&MeasuredPoint, Metric) -
         ("KL", metrics::KL, 3),
         ("η", metrics::ETA, 3),
         ("η of PPO-ideal", metrics::IDEAL_ETA, 3),
-        ("share of J(π*)", metrics::OBJECTIVE_SHARE, 3),
+        ("share of the optimal objective", metrics::OBJECTIVE_SHARE, 3),
         ("win rate", metrics::WIN_RATE, 3),
         ("proxy", metrics::PROXY, 3),
         ("length", metrics::LENGTH, 2),

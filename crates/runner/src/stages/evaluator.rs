@@ -19,9 +19,6 @@ use std::sync::Arc;
 /// What the progress of a stage calls the evaluation of a finished policy.
 pub(super) const EVALUATION: &str = "evaluation";
 
-/// Prompts and samples of a curve point where evaluation samples.
-const CURVE_EFFORT: SampleSize = SampleSize { prompts: 128, samples_per_prompt: 1 };
-
 /// Metrics and completions of the reference; on grammar, of the exact optima too.
 pub(super) fn run(context: &StageContext<'_>, recorder: &mut StageRecorder) -> Result<()> {
     let loaded = context.load_world()?;
@@ -126,7 +123,10 @@ pub(super) fn open_evaluator(
             let reward: Arc<dyn Scorer> = Arc::new(learned_reward(context, loaded)?);
             let settings = &context.experiment.evaluation;
             let end = SampleSize { prompts: settings.prompts, samples_per_prompt: settings.samples_per_prompt };
-            let curve = SampleSize { prompts: CURVE_EFFORT.prompts.min(settings.prompts), ..CURVE_EFFORT };
+            let curve = SampleSize {
+                prompts: settings.curve_prompts.min(settings.prompts),
+                samples_per_prompt: settings.curve_samples_per_prompt,
+            };
             let sampled = SampledEvaluator::new(
                 loaded.world.clone(),
                 reader,

@@ -191,6 +191,8 @@ const RANGES: &[(&str, Constraint)] = &[
     ("evaluation.best_of", Constraint::Size),
     ("evaluation.best_of_samples", Constraint::Rows),
     ("evaluation.curve_points", Constraint::Size),
+    ("evaluation.curve_prompts", Constraint::AtLeastTwo),
+    ("evaluation.curve_samples_per_prompt", Constraint::Size),
     ("evaluation.completions", Constraint::Rows),
     ("evaluation.pairwise.prompts", Constraint::AtLeastTwo),
     ("evaluation.pairwise.timeout", Constraint::Seconds),
