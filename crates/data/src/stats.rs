@@ -30,6 +30,7 @@ pub enum FindingKind {
     Shortened,
     ControlInPrompt,
     ScoresAgainstOrder,
+    Contradicts,
     Ties,
     ZeroWidth,
     NonBreakingSpaces,
@@ -39,7 +40,7 @@ pub enum FindingKind {
 }
 
 impl FindingKind {
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Unreadable,
         Self::Leaks,
         Self::Same,
@@ -55,6 +56,7 @@ impl FindingKind {
         Self::Shortened,
         Self::ControlInPrompt,
         Self::ScoresAgainstOrder,
+        Self::Contradicts,
         Self::Ties,
         Self::ZeroWidth,
         Self::NonBreakingSpaces,
@@ -93,6 +95,9 @@ impl FindingKind {
                 "control token named in the text of a prompt, and read as such: right where a template wrote it, wrong where a user did"
             }
             Self::ScoresAgainstOrder => "scores or margin against the order",
+            Self::Contradicts => {
+                "labelled the other way round than an earlier row, both are used: their labels cancel out"
+            }
             Self::Ties => "equal scores, or a margin of 0",
             Self::ZeroWidth => "characters without width, or a byte order mark within the text",
             Self::NonBreakingSpaces => "non-breaking spaces",

@@ -231,6 +231,23 @@ fn scores_against_the_order_and_ties_are_listed() {
     assert_eq!((report.stats.kept, report.needs_fixing(false), report.has_findings()), (6, false, true));
 }
 
+/// Pairs in both orders, and a completion that is wanted and unwanted: used, and named once each; a repeated row is a duplicate.
+#[test]
+fn opposite_labels_are_listed() {
+    let pair = |chosen: &str, rejected: &str| json!({"prompt": "a", "chosen": chosen, "rejected": rejected});
+    let single = |completion: &str, label: bool| json!({"prompt": "a", "completion": completion, "label": label});
+    let pairs = [pair(" x", " y"), pair(" y", " x"), pair(" x", " z"), pair(" x", " y"), pair(" y", " x")];
+    let singles = [single(" x", true), single(" x", false), single(" y", false), single(" x", false)];
+    for (rows, kept, duplicates) in [(pairs.to_vec(), 3, vec![4, 5]), (singles.to_vec(), 3, vec![4])] {
+        let report = check_rows(rows, &encoder(), 0);
+        let (at, what) = lines(&report, FindingKind::Contradicts);
+        assert!(at == [2] && what.starts_with("the opposite is said in ") && what.ends_with(":1"), "{at:?}: {what}");
+        assert_eq!(lines(&report, FindingKind::Duplicates).0, duplicates);
+        let usable = report.stats.usable.iter().map(|of| of.pairs + of.wanted + of.unwanted).sum::<usize>();
+        assert_eq!(usable, kept);
+    }
+}
+
 /// Control tokens that a text spells: noted in a prompt, refused in a completion, and an end token cuts it.
 #[test]
 fn control_tokens_in_text_are_listed() {

@@ -247,11 +247,15 @@ fn completions_with_a_label_are_learned_from_and_not_compared() {
         &["name=\"alone\"", prompts, "arms.dpo.loss=\"sigmoid\"", "judge.kind=\"rules\"", rules],
     );
     let args = ["run", "mine/experiment.toml", "--set", prompts, "--set", "name=\"untold\""];
-    refused(folder, &args, 1, &["prompts alone, and a judge that learns from them needs completions"]);
+    let no_completions = "prompts alone, and a judge that learns from them needs completions";
+    refused(folder, &args, 1, &[no_completions]);
+    refused(folder, &[&["plan"], &args[1..]].concat(), 1, &[no_completions]);
 
     // What compares two responses to one prompt is refused, whatever stages are there already.
     let mut args = vec!["run", "mine/experiment.toml", "--set", "arms.dpo.loss=\"sigmoid\"", "--set", "name=\"wrong\""];
     SMALL.iter().for_each(|setting| args.extend(["--set", setting]));
+    refused(folder, &args, 1, &["arm `dpo` compares two responses to one prompt"]);
+    args[0] = "plan";
     refused(folder, &args, 1, &["arm `dpo` compares two responses to one prompt"]);
 }
 
@@ -330,6 +334,14 @@ fn data_check_says_what_a_run_would_use() {
     assert!(report.contains(" 5 train, ") && report.contains("at most 5 for training"), "{report}");
     let none = "world.rows.holdout=0";
     refused(folder, &["data", "check", "mine/experiment.toml", "--set", none], 1, &["should be fixed"]);
+    for command in ["plan", "run"] {
+        refused(
+            folder,
+            &[command, "mine/experiment.toml", "--set", none],
+            1,
+            &["too few usable rows", "0 of validation"],
+        );
+    }
     std::fs::write(folder.join("other.toml"), "[arms.dpo]\nmethod = \"dpo\"\n").unwrap();
     refused(folder, &["data", "check", "other.toml"], 2, &["other.toml", "only world.kind = \"rows\""]);
 }

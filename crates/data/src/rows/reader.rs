@@ -114,7 +114,15 @@ pub(crate) fn read_rows(
     };
     let has_file = |split: &Split| source.files.iter().any(|(of, _)| *of == Some(*split));
     let held_out = [Split::Validation, Split::Test].into_iter().filter(|split| !has_file(split)).collect();
-    let mut filter = RowFilter { source, encoder, held_out, start, rows: KeyMap::new(), prompts: KeyMap::new() };
+    let mut filter = RowFilter {
+        source,
+        encoder,
+        held_out,
+        start,
+        rows: KeyMap::new(),
+        unlabelled: KeyMap::new(),
+        prompts: KeyMap::new(),
+    };
     let mut stats = RowStats::default();
     for (file, (_, path)) in source.files.iter().enumerate() {
         for (line, row) in records::read_counted(path, &source.columns, bytes.clone(), encode)? {
@@ -180,15 +188,19 @@ fn count_use(stats: &mut RowStats, row: &DecidedRow) {
     }
 }
 
-/// The first row with a prompt.
+/// The first row with a prompt, or with some completions to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct PromptOrigin {
+struct RowOrigin {
     line: u32,
     file: u16,
     split: Split,
 }
 
-impl PromptOrigin {
+impl RowOrigin {
+    fn new(file: usize, line: usize, split: Split) -> Self {
+        Self { line: u32::try_from(line).unwrap_or(u32::MAX), file: file as u16, split }
+    }
+
     /// In 64 bits: split, file and line, from the highest to the lowest.
     fn to_bits(self) -> u64 {
         (self.split as u64) << 48 | u64::from(self.file) << 32 | u64::from(self.line)
@@ -203,7 +215,7 @@ impl PromptOrigin {
     }
 }
 
-/// Decides which rows are used. Its memory grows by three bytes per row with a prompt of its own.
+/// Decides which rows are used. Its memory grows by some bytes per row.
 struct RowFilter<'a> {
     source: &'a RowSource,
     encoder: Option<&'a Encoder>,
@@ -213,7 +225,9 @@ struct RowFilter<'a> {
     start: Vec<u32>,
     /// Hashes of all rows, to find duplicates.
     rows: KeyMap,
-    /// The bits of a [`PromptOrigin`] by the hash of a prompt's ids.
+    /// The bits of a [`RowOrigin`] by the hash of a prompt and its completions, whatever their label.
+    unlabelled: KeyMap,
+    /// The bits of a [`RowOrigin`] by the hash of a prompt's ids.
     prompts: KeyMap,
 }
 
@@ -236,7 +250,7 @@ impl RowFilter<'_> {
         }
         let fits = self.fit_lengths(&mut encoded, &mut findings);
         let usage = match self.assign_split(file, line, &record, &encoded, &mut findings)? {
-            Some(split) if fits => self.compare(&record, &encoded, split, &mut findings)?,
+            Some(split) if fits => self.compare(RowOrigin::new(file, line, split), &record, &encoded, &mut findings)?,
             _ => RowUse::None,
         };
         Ok(DecidedRow { file, line, record, encoded, lengths, usage, findings })
@@ -284,12 +298,11 @@ impl RowFilter<'_> {
         let file_split = self.source.files[file].0;
         let split = file_split.unwrap_or_else(|| split_of(prompt_hash, self.source.holdout, &self.held_out));
         let key = if self.encoder.is_some() { ids_key(&encoded.prompt) } else { prompt_hash };
-        let own = PromptOrigin { line: u32::try_from(line).unwrap_or(u32::MAX), file: file as u16, split };
+        let own = RowOrigin::new(file, line, split);
         let origin =
-            self.prompts.get_or_insert(key, own.to_bits()).map_err(temporary)?.map_or(own, PromptOrigin::from_bits);
+            self.prompts.get_or_insert(key, own.to_bits()).map_err(temporary)?.map_or(own, RowOrigin::from_bits);
         if file_split.is_some() && origin.split != split {
-            let other = self.source.files[usize::from(origin.file)].1.display();
-            let what = format!("its prompt also occurs in {other}:{}", origin.line);
+            let what = format!("its prompt also occurs in {}", self.place_of(origin));
             findings.push((FindingKind::Leaks, what));
             return Ok(None);
         }
@@ -299,11 +312,12 @@ impl RowFilter<'_> {
     /// Whether the completions of a row can be used: they differ, and the row is no duplicate.
     fn compare(
         &mut self,
+        own: RowOrigin,
         record: &Record,
         encoded: &EncodedRow,
-        split: Split,
         findings: &mut Vec<(FindingKind, String)>,
     ) -> Result<RowUse> {
+        let split = own.split;
         if matches!(record, Record::Prompt { .. }) {
             return Ok(RowUse::Prompt(split));
         }
@@ -321,7 +335,17 @@ impl RowFilter<'_> {
             findings.push((FindingKind::Duplicates, "a duplicate of an earlier row".into()));
             return Ok(RowUse::Prompt(split));
         }
+        let key = self.unlabelled_key(record, encoded);
+        if let Some(origin) = self.unlabelled.get_or_insert(key, own.to_bits()).map_err(temporary)? {
+            let place = self.place_of(RowOrigin::from_bits(origin));
+            findings.push((FindingKind::Contradicts, format!("the opposite is said in {place}")));
+        }
         Ok(RowUse::Whole(split))
+    }
+
+    /// `FILE:LINE`.
+    fn place_of(&self, origin: RowOrigin) -> String {
+        format!("{}:{}", self.source.files[usize::from(origin.file)].1.display(), origin.line)
     }
 
     /// Identifies a row: by what a model sees of it and its label.
@@ -334,6 +358,19 @@ impl RowFilter<'_> {
             }
             None => text_key(&format!("{:?} {label:?}", record.parts())),
         }
+    }
+
+    /// Identifies a row by what a model sees of it, whichever of its completions is preferred or whether its only one is wanted.
+    fn unlabelled_key(&self, record: &Record, encoded: &EncodedRow) -> u64 {
+        let [prompt, mut completions] = match self.encoder {
+            Some(_) => [vec![ids_text(&encoded.prompt)], encoded.completions.iter().map(|ids| ids_text(ids)).collect()],
+            None => {
+                let texts = |parts: Vec<&Content>| parts.into_iter().map(|content| format!("{content:?}")).collect();
+                [texts(vec![record.prompt()]), texts(record.completions().into_iter().map(|(_, text)| text).collect())]
+            }
+        };
+        completions.sort_unstable();
+        text_key(&format!("{prompt:?} {completions:?}"))
     }
 }
 

@@ -7,6 +7,7 @@ use crate::commands::row_report::with_commas;
 use crate::error::Result;
 use crate::estimate::{Estimator, ShapeInfo, StageCost, makespan};
 use crate::plan::{Plan, StageKind};
+use crate::stages::check_rows;
 use crate::sysinfo;
 use crate::terminal::{format_bytes, format_seconds, json, print};
 use crate::warnings;
@@ -76,6 +77,9 @@ const MAX_COUNTED: u64 = 16 << 20;
 
 impl PlannedRows {
     /// Reads the rows, if that takes no longer than a second; adds what is to be said of them to `warnings`.
+    ///
+    /// # Errors
+    /// Rows that a run would refuse.
     fn of(experiment: &Experiment, file: &Path, warnings: &mut Vec<String>) -> Result<Self> {
         let most = [experiment.stages.pairs.rows, experiment.stages.pairs.holdout_rows];
         let input = CheckInput::of_experiment(experiment.clone(), file)?;
@@ -84,7 +88,7 @@ impl PlannedRows {
         }
         let report = input.check(0)?;
         warnings.extend(input.judge_warning(&report));
-        warnings.extend(report.refusal.as_ref().map(|refusal| format!("a run refuses these rows: {refusal}")));
+        check_rows(experiment, &report.stats)?;
         let are_prompts = report.stats.has_only_prompts();
         Ok(Self { counts: Some((report.stats.read, report.stats.kept_by_split)), are_prompts, most })
     }

@@ -258,7 +258,7 @@ impl StageContext<'_> {
             })
         };
         let rows = text.lines().map(read).collect::<Result<Vec<PreferenceRow>>>()?;
-        check_unpaired(self.experiment, &rows)?;
+        check_unpaired(self.experiment, count_unpaired(&rows))?;
         Ok(rows)
     }
 }
@@ -274,10 +274,14 @@ pub(super) fn adapted(
     policy.with_fresh_lora(rank, alpha / rank as f64, is_adapted, rng, device)
 }
 
+/// Pairs of two single completions with a label, each with its own prompt.
+pub(super) fn count_unpaired(rows: &[PreferenceRow]) -> usize {
+    rows.iter().filter(|row| row.rejected_prompt.is_some()).count()
+}
+
 /// If single completions with a label are paired, each with its own prompt, only losses that read each of them alone, or
 /// all of them together, may be used.
-pub(super) fn check_unpaired(experiment: &Experiment, rows: &[PreferenceRow]) -> Result<()> {
-    let unpaired = rows.iter().filter(|row| row.rejected_prompt.is_some()).count();
+pub(super) fn check_unpaired(experiment: &Experiment, unpaired: usize) -> Result<()> {
     let compares = |point: &ArmPoint| match &point.method {
         duel_spec::MethodSettings::Dpo(dpo) => !dpo.allows_unpaired(),
         _ => false,
@@ -353,7 +357,7 @@ mod tests {
         };
         let paired = PreferenceRow::new(Split::Train, vec![1], vec![2], vec![3]);
         let unpaired = PreferenceRow { rejected_prompt: Some(vec![4]), ..paired.clone() };
-        let check = |loss: &str, rows: &[PreferenceRow]| match check_unpaired(&experiment(loss), rows) {
+        let check = |loss: &str, rows: &[PreferenceRow]| match check_unpaired(&experiment(loss), count_unpaired(rows)) {
             Ok(()) => None,
             Err(Error::Unpaired { arm, rows }) => Some((arm, rows)),
             Err(other) => panic!("{other}"),

@@ -1,6 +1,6 @@
 //! The stage `corpus`: tokenizer, prompts and rows as ids, and the learned judge.
 
-use super::context::StageContext;
+use super::context::{StageContext, check_unpaired};
 use crate::error::{Error, Result};
 use crate::world::{
     PretrainedModel, SENTIMENT, TASTE, needs_sentiment, pretrained, reads_reviews, row_source, rows_space,
@@ -9,7 +9,7 @@ use crate::world::{
 use duel_data::Detokenize;
 use duel_data::pairs::PreferenceRow;
 use duel_data::reviews::{self, CorpusSplits, RatedSentence, RaterScores};
-use duel_data::rows::{self, FindingKind, RowsWorld};
+use duel_data::rows::{self, FindingKind, RowStats, RowsWorld};
 use duel_ledger::StageRecorder;
 use duel_reward::{BagOfWordsPreference, Sentiment, response_text};
 use duel_spec::metrics::{self, Metric};
@@ -113,9 +113,7 @@ fn prepare_rows(
             false => tracing::info!("{row}"),
         });
     }
-    if stats.kept == 0 {
-        check_prompts_alone(experiment)?;
-    }
+    check_rows(experiment, &stats)?;
     let mut record = |metric, count: usize| recorder.record("corpus", Clocks::default(), metric, count as f64);
     record(metrics::ROWS_READ, stats.read);
     record(metrics::ROWS_KEPT, stats.kept);
@@ -175,6 +173,18 @@ fn from_rows(world: &dyn Detokenize, rows: &[PreferenceRow], to: &Path) -> Resul
     let pairs: Vec<_> = held_out.iter().enumerate().map(|(i, row)| (2 * i, 2 * i + 1, row.p_label as f32)).collect();
     BagOfWordsPreference::fit(&texts, &pairs).save(to)?;
     Ok(pairs.len())
+}
+
+/// Whether a run can use a person's rows, of which this is known.
+///
+/// # Errors
+/// A split without rows, or a prompt in the files of two; prompts alone, or single completions with a label, where they are not enough.
+pub(crate) fn check_rows(experiment: &Experiment, stats: &RowStats) -> Result<()> {
+    stats.check()?;
+    if stats.kept == 0 {
+        check_prompts_alone(experiment)?;
+    }
+    check_unpaired(experiment, stats.unpaired)
 }
 
 /// Prompts alone are enough only if neither a judge nor an SFT policy is learned from the rows.

@@ -20,6 +20,7 @@ mod training_inputs;
 #[cfg(test)]
 pub use batches::EpochSampler;
 pub use context::StageContext;
+pub(crate) use corpus::check_rows;
 #[cfg(test)]
 pub use files::{PROXY, REFERENCE, load_json};
 pub use reward_model::learned_reward;

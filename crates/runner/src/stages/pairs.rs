@@ -1,6 +1,6 @@
 //! The stage `pairs`: preference rows.
 
-use super::context::{StageContext, check_unpaired};
+use super::context::{StageContext, check_unpaired, count_unpaired};
 use super::files::ROWS;
 use crate::error::Result;
 use duel_data::pairs::{Annotator, PreferenceRow, bayes_accuracy, solve_tau};
@@ -19,7 +19,7 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
     invariants::splits_are_disjoint(world)?;
     let gold = &loaded.gold;
     if let Some(rows @ [_, ..]) = loaded.rows.as_ref().map(|world| world.rows()) {
-        check_unpaired(context.experiment, rows)?;
+        check_unpaired(context.experiment, count_unpaired(rows))?;
         return save_rows(judge_rows(rows, gold.as_ref())?, to);
     }
     let policy = context.sft_policy(world)?;
