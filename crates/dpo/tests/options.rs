@@ -83,13 +83,13 @@ fn trains_by_hand(settings: &Settings, mut expected: impl FnMut(&[f64], &Metrics
     }
 }
 
-/// A training that resumes from its state continues as one that never stopped, and not as one without the state.
+/// A training that resumes from its state, as checkpoints hold it, continues as one that never stopped, and not as one without the state.
 fn resumes(settings: &Settings) {
     let (mut method, mut trained) = (dpo(settings.clone()), learner(policy().train(), 1));
     for rows in [[0, 1, 2, 3], [2, 3, 4, 5]] {
         method.iteration(&batch(&rows), &mut trained).unwrap();
     }
-    let saved = serde_json::to_string(&method.state()).unwrap();
+    let saved = postcard::to_stdvec(&method.state()).unwrap();
     let next = |mut method: Dpo| {
         let mut learner = learner(policy().train(), 1);
         assert!(learner.resume(trained.state().clone()));
@@ -97,7 +97,7 @@ fn resumes(settings: &Settings) {
         (metrics.values, metrics.cost, method.state())
     };
     let mut resumed = dpo(settings.clone());
-    resumed.resume(serde_json::from_str(&saved).unwrap());
+    resumed.resume(postcard::from_bytes(&saved).unwrap());
     let uninterrupted = next(method);
     assert_eq!(next(resumed), uninterrupted);
     assert_ne!(next(dpo(settings.clone())).0, uninterrupted.0, "the state matters");

@@ -97,7 +97,7 @@ fn a_value_out_of_range_says_the_range() {
         ),
         (
             "model = \"m\"\ntimeout = 5.0\n[world]\nkind = \"reviews\"",
-            ["evaluation.pairwise.timeout", "evaluation.pairwise.model", "only a program is waited for"],
+            ["evaluation.pairwise.timeout", "evaluation.pairwise.model", "only a program is"],
         ),
         ("numbers = \"f16\"", ["evaluation.pairwise.numbers", "e.toml:2", "bf16"]),
         ("batch = 0", ["evaluation.pairwise.batch", "e.toml:2", "an integer from 1"]),
@@ -267,7 +267,7 @@ fn a_training_that_moves_nothing_is_named_by_plan_run_and_report() {
     assert!(run.contains("warning: dpo beta=0.5: in 1 of 1 trainings no update changed the weights"), "{run}");
     assert!(!run.contains("ppo beta=0.5:"), "{run}");
     let page = std::fs::read_to_string(folder.path().join("runs/tiny/report/index.html")).unwrap();
-    assert!(page.contains("Less training than configured.</b> dpo beta=0.5: in 1 of 1 trainings"), "{page}");
+    assert!(page.contains("Rows or updates that did not count.</b> dpo beta=0.5: in 1 of 1 trainings"), "{page}");
 }
 
 #[test]

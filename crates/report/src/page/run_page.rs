@@ -458,15 +458,18 @@ mod tests {
 
     #[test]
     fn a_run_is_where_its_command_put_it() {
-        let place = |command: &str| {
+        let place = |command: &str, folder: &str| {
             let mut run = HandMadeRun::new("name = 'x'\n[arms.a]\nmethod = 'dpo'");
             run.run().manifest.command = command.split_whitespace().map(String::from).collect();
+            run.run().folder = folder.into();
             place_of(&run.finish())
         };
-        assert_eq!(place("duel run x.toml"), "runs/x");
-        assert_eq!(place("duel run x.toml --out /tmp/a/"), "/tmp/a/x");
-        assert_eq!(place("duel run --out=a x.toml --seeds 2"), "a/x");
-        assert_eq!(place(""), "runs/x", "a run of an older format");
+        assert_eq!(place("duel run x.toml", "/home/b/runs/x"), "runs/x");
+        assert_eq!(place("duel run x.toml --out /tmp/a/", "/tmp/a/x"), "/tmp/a/x");
+        assert_eq!(place("duel run --out=a x.toml --seeds 2", "a/x"), "a/x");
+        assert_eq!(place("duel run --out=../a x.toml", "/home/a/x"), "../a/x");
+        assert_eq!(place("", "/home/b/runs/x"), "runs/x", "a run of an older format");
+        assert_eq!(place("duel run x.toml", "/home/b/results/x"), "RUN", "it was moved");
     }
 
     #[test]
