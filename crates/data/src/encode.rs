@@ -305,7 +305,7 @@ impl Encoder {
 
     fn template(&self) -> Result<&ChatTemplate> {
         self.template.as_ref().ok_or_else(|| Error::Unfit {
-            problem: "the row is read as a conversation, and the model has no chat template; `chat = \"never\"` reads its text as it is".into(),
+            problem: "the row is read as a conversation, and the model has no chat template: name a file with one, as world.rows.chat_template; or, of text without turns, set chat = \"never\" to read it as it is".into(),
         })
     }
 }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 const MOST_SETTINGS: u64 = 64 << 20;
 
 /// A file of settings, which is held in memory as a whole.
-fn read_bounded(path: &Path) -> Result<Vec<u8>> {
+pub(crate) fn read_bounded(path: &Path) -> Result<Vec<u8>> {
     let read = |source| Error::Read { path: path.into(), source };
     // a pipe would be waited for, and some devices never end
     if !std::fs::metadata(path).map_err(read)?.is_file() {

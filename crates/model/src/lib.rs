@@ -76,7 +76,7 @@ pub use response_reader::ResponseReader;
 pub use responses::Responses;
 pub use sampling_law::SamplingLaw;
 pub use special_tokens::named_special_tokens;
-pub use tokenizer_files::{SpecialTokens, TokenizerFiles};
+pub use tokenizer_files::{SpecialTokens, TokenizerFiles, read_template};
 pub use tokens::Tokens;
 pub use transformer::{KvCache, Policy, ScalarModel, ValueHead};
 pub use weight_store::WeightStore;

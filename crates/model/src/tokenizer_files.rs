@@ -1,7 +1,7 @@
 //! What turns text into ids: `tokenizer.json`, the settings beside it, the chat template and the special ids. All of it is
 //! passed on as it is.
 
-use crate::config_reader::{ConfigReader, optional_settings, parse, read_optional};
+use crate::config_reader::{ConfigReader, optional_settings, parse, read_bounded, read_optional};
 use crate::weights::write_synced;
 use crate::{Error, Result, added_tokens, legacy_tokenizer};
 use serde_json::{Value, json};
@@ -83,10 +83,7 @@ pub(crate) fn read_directory(folder: &Path, config: &ConfigReader, rows: usize) 
     named("eos").into_iter().chain(listed("eos")?).for_each(|id| special.add_eos(id));
     let path = folder.join(TEMPLATE);
     let template = match read_optional(&path)? {
-        Some(bytes) => {
-            let damaged = |e: std::string::FromUtf8Error| Error::Damaged { path, problem: e.to_string() };
-            Some(String::from_utf8(bytes).map_err(damaged)?)
-        }
+        Some(bytes) => Some(as_template(&path, bytes)?),
         None => match &settings.json["chat_template"] {
             Value::String(template) => Some(template.clone()),
             Value::Array(several) => {
@@ -98,6 +95,18 @@ pub(crate) fn read_directory(folder: &Path, config: &ConfigReader, rows: usize) 
         },
     };
     Ok(TokenizerFiles { special, tokenizer, template })
+}
+
+/// A file with a chat template.
+///
+/// # Errors
+/// One that cannot be read, is too large, or is no text.
+pub fn read_template(path: &Path) -> Result<String> {
+    as_template(path, read_bounded(path)?)
+}
+
+fn as_template(path: &Path, bytes: Vec<u8>) -> Result<String> {
+    String::from_utf8(bytes).map_err(|e| Error::Damaged { path: path.into(), problem: e.to_string() })
 }
 
 /// Which of several named templates is the model's: the one called `default`, else the first.

@@ -298,6 +298,11 @@ fn world_settings(experiment: &Experiment, judge: &BTreeMap<String, String>) -> 
             for RowFiles { key, paths, .. } in world::row_files(experiment)? {
                 settings[key] = json!(hash_of_rows(&paths)?);
             }
+            let template = &world.rows.chat_template;
+            if !template.is_empty() {
+                settings["chat_template"] =
+                    json!(hash_bytes(duel_model::read_template(Path::new(template))?.as_bytes()));
+            }
             json!({"kind": "rows", "rows": settings, "judge": judge})
         }
     })

@@ -109,13 +109,24 @@ pub(crate) fn tokenizer_summary(model: &Pretrained, tokenizer: &TextTokenizer) -
 }
 
 impl PretrainedModel {
-    /// Opens it; its weights are not read yet.
+    /// Opens it, with its own chat template; its weights are not read yet.
     ///
     /// # Errors
     /// A model without a tokenizer, or whose tokenizer has no EOS.
     pub(crate) fn open(from: &str) -> Result<Self> {
+        Self::with_template(from, "")
+    }
+
+    /// The same with the chat template in a file, if one is named.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`]; a template that cannot be read.
+    pub(crate) fn with_template(from: &str, chat_template: &str) -> Result<Self> {
         let path = sources::model(Path::new(from))?;
         let mut model = Pretrained::open(&path)?;
+        if !chat_template.is_empty() {
+            model.tokenizer_files.template = Some(duel_model::read_template(Path::new(chat_template))?);
+        }
         let lacking = |name: &str| duel_model::Error::Lacking { name: name.into() };
         let tokenizer = tokenizer(&path, &model)?.ok_or_else(|| lacking("tokenizer.json"))?;
         add_turn_ends(&path, &mut model, &tokenizer)?;
@@ -212,7 +223,8 @@ pub(crate) fn frozen_numbers(numbers: ModelNumbers) -> Option<FrozenNumbers> {
 
 /// The pretrained model that an experiment starts from.
 pub(crate) fn pretrained(experiment: &Experiment) -> Result<Option<PretrainedModel>> {
-    experiment.is_pretrained().then(|| PretrainedModel::open(&experiment.model.from)).transpose()
+    let open = || PretrainedModel::with_template(&experiment.model.from, &experiment.world.rows.chat_template);
+    experiment.is_pretrained().then(open).transpose()
 }
 
 /// The ids of an experiment's world, and its model's sizes, without looking at any data.

@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use duel_testing::command_line::{refusal_of, stdout_of};
-use duel_testing_tensors::tiny_model::{SMALL, model};
+use duel_testing_tensors::tiny_model::{SMALL, model, model_with_template};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
@@ -215,6 +215,51 @@ fn an_import_is_whole_and_follows_every_option() {
     refused(folder, &["import", "model"], 1, &["`model.type` is \"none of them\"", "BPE, Unigram"]);
     std::fs::write(&path, json.replace("\"merges\":[", "\"merges\":[[\"a\",\"none of them\"],")).unwrap();
     refused(folder, &["import", "model"], 1, &["model/tokenizer.json` is damaged", "tokenizer failed"]);
+}
+
+/// Conversations and a base model without a template: what to do is said, and a template that is named is used, exported and part of
+/// what a run is.
+#[test]
+fn a_model_without_a_template_is_given_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    model_with_template(&folder.join("model"), "");
+    std::fs::remove_file(folder.join("model/chat_template.jinja")).unwrap();
+    let turns = |role: &str, text: &str| json!([{"role": role, "content": text}]);
+    let row = |i: usize| json!({"prompt": turns("user", &format!("is it {i}")), "chosen": turns("assistant", "yes"), "rejected": turns("assistant", "no")});
+    write(&folder.join("rows.jsonl"), (0..40).map(row));
+    let check = ["data", "check", "rows.jsonl", "--model", "model"];
+    let out = duel(folder, &check).output().unwrap();
+    let report = String::from_utf8(out.stdout).unwrap();
+    assert!(report.contains("no chat template: name a file with one, as world.rows.chat_template"), "{report}");
+
+    let template = |end: &str| {
+        format!(
+            "{{% for m in messages %}}{{{{ m['role'] + ': ' + m['content'] + '{end}' }}}}{{% endfor %}}{{% if add_generation_prompt %}}{{{{ 'assistant: ' }}}}{{% endif %}}"
+        )
+    };
+    std::fs::write(folder.join("chat.jinja"), template("<eos>")).unwrap();
+    let named = ["--set", "chat_template=chat.jinja"];
+    let shown = ok(folder, &[&check[..], &named, &["--show", "1"]].concat());
+    assert!(shown.contains("40 pairs can be used") && shown.contains("user: is it 0<eos>assistant: "), "{shown}");
+    let init = ["init", "mine", "--rows", "rows.jsonl", "--model", "model"];
+    ok(folder, &[&init[..], &named].concat());
+    page(folder, "mine/experiment.toml", &[]);
+    ok(folder, &["export", "runs/mine", "--arm", "dpo", "--to", "out"]);
+    assert_eq!(std::fs::read_to_string(folder.join("out/chat_template.jinja")).unwrap(), template("<eos>"));
+
+    // another template makes other rows; one that is missing is named
+    let finished = || {
+        let mut args = vec!["plan", "mine/experiment.toml", "--format", "json", "--set", "model.from=\"model\""];
+        SMALL.iter().for_each(|setting| args.extend(["--set", setting]));
+        let plan: Value = serde_json::from_str(&ok(folder, &args)).unwrap();
+        plan["stages"].as_array().unwrap().iter().filter(|stage| stage["finished"] == true).count()
+    };
+    assert!(finished() > 0);
+    std::fs::write(folder.join("chat.jinja"), template("<eos>\n")).unwrap();
+    assert_eq!(finished(), 0);
+    std::fs::remove_file(folder.join("chat.jinja")).unwrap();
+    refused(folder, &["plan", "mine/experiment.toml"], 1, &["chat.jinja"]);
 }
 
 #[test]

@@ -8,8 +8,15 @@ use toml::{Table, Value};
 const FREE: [&str; 3] = ["name", "seed", "seeds"];
 
 /// Where files are, which does not change what they contain: the key of the stage that all seeds share has their hashes.
-const PATHS: [&str; 6] =
-    ["model.from", "judge.model", "world.reviews.data", "world.rows.train", "world.rows.validation", "world.rows.test"];
+const PATHS: [&str; 7] = [
+    "model.from",
+    "judge.model",
+    "world.reviews.data",
+    "world.rows.train",
+    "world.rows.validation",
+    "world.rows.test",
+    "world.rows.chat_template",
+];
 
 impl Document {
     /// Why this is not the experiment of `other` with other seeds or arms: each setting that differs, with its value here and there.

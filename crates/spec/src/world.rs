@@ -75,6 +75,10 @@ pub struct RowsSettings {
     pub columns: BTreeMap<ColumnRole, String>,
     pub pairs_per_prompt: usize,
     pub chat: ChatFormat,
+    // left out where there is none, so that the keys of stages without it are unchanged
+    /// A file with a Jinja template in place of the model's; empty for the model's.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub chat_template: String,
     pub prompt_tokens: usize,
     pub response_tokens: usize,
     // left out where they are the default, so that the keys of stages without them are unchanged

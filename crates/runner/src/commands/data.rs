@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::sources;
 use crate::task_progress::TaskProgress;
 use crate::terminal::{is_colored, print_styled, sanitize, warn};
-use crate::world::{PretrainedModel as Model, row_source, source_of};
+use crate::world::{PretrainedModel, row_source, source_of};
 use clap::{Args, Subcommand};
 use duel_data::check::{self, DataReport};
 use duel_data::rows::RowSource;
@@ -241,7 +241,8 @@ impl CheckInput {
 
     /// Reads all rows.
     pub fn check(&self, examples: usize) -> Result<DataReport> {
-        let model = self.model.as_deref().map(Model::open).transpose()?;
+        let open = |from| PretrainedModel::with_template(from, &self.settings.chat_template);
+        let model = self.model.as_deref().map(open).transpose()?;
         let encoder = model.as_ref().map(|model| model.encoder(&self.settings)).transpose()?;
         let all = self.bytes();
         let mut progress = TaskProgress::new("reading rows");

@@ -7,7 +7,7 @@ use crate::stages::StageContext;
 use crate::target::{self, ModelTarget};
 use crate::task_progress::while_writing;
 use crate::terminal::{print, warn};
-use crate::world::PretrainedModel;
+use crate::world::{PretrainedModel, pretrained};
 use burn::module::Module;
 use clap::Args;
 use clap::ValueEnum;
@@ -192,12 +192,9 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     }
 
     // 3. With the words and sizes of the model that it came from.
-    let (config, tokenizer_files) = match experiment.is_pretrained() {
-        true => {
-            let model = PretrainedModel::open(&experiment.model.from)?.model;
-            (model.config, model.tokenizer_files)
-        }
-        false => (context.config(world)?, own_tokenizer(&context, world.space())?),
+    let (config, tokenizer_files) = match pretrained(&experiment)? {
+        Some(PretrainedModel { model, .. }) => (model.config, model.tokenizer_files),
+        None => (context.config(world)?, own_tokenizer(&context, world.space())?),
     };
     // 4. Beside its place, and then into it.
     let base = adapter_base(&experiment)?;

@@ -9,7 +9,7 @@ use crate::sources;
 use crate::stages::{StageContext, learned_reward};
 use crate::target::ModelTarget;
 use crate::terminal::print;
-use crate::world::PretrainedModel;
+use crate::world::{PretrainedModel, pretrained};
 use duel_data::World;
 use duel_ledger::RunDir;
 use duel_model::{ClassifierCheckpoint, TokenizerFiles, TransformerConfig, classifier};
@@ -92,16 +92,15 @@ fn sources_of(
         let classifier = &start.model.classifier;
         return Ok((classifier.model.config.clone(), classifier.model.tokenizer_files.clone(), classifier.pad));
     }
-    let (config, tokenizer_files) = match context.experiment.is_pretrained() {
-        true => {
-            let PretrainedModel { mut model, tokenizer, .. } = PretrainedModel::open(&context.experiment.model.from)?;
+    let (config, tokenizer_files) = match pretrained(context.experiment)? {
+        Some(PretrainedModel { mut model, tokenizer, .. }) => {
             let ends: Vec<String> =
                 model.tokenizer_files.special.eos_ids().into_iter().filter_map(|id| tokenizer.token(id)).collect();
             model.tokenizer_files.template =
                 model.tokenizer_files.template.map(|template| ending_in_eos(&template, &ends));
             (model.config, model.tokenizer_files)
         }
-        false => (context.config(world)?, own_tokenizer(context, world.space())?),
+        None => (context.config(world)?, own_tokenizer(context, world.space())?),
     };
     let space = world.space();
     Ok((config, tokenizer_files, Some(space.pad).filter(|pad| !space.ends_response(*pad))))

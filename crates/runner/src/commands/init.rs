@@ -99,7 +99,12 @@ fn row_setting(setting: &str) -> Result<(String, toml_edit::Value)> {
     if key.contains('.') {
         return Err(unused(&format!("--set {key}"), "only keys of [world.rows] are; write others into the file"));
     }
-    Ok((format!("world.rows.{key}"), value.parse().unwrap_or_else(|_| value.into())))
+    let value: toml_edit::Value = value.parse().unwrap_or_else(|_| value.into());
+    let value = match value.as_str() {
+        Some(file) if key == "chat_template" && !file.is_empty() => absolute(Path::new(file), "chat template")?.into(),
+        _ => value,
+    };
+    Ok((format!("world.rows.{key}"), value))
 }
 
 /// Writes `experiment.toml` into a folder that has none.
