@@ -43,8 +43,38 @@ pub(super) fn usual_names(role: ColumnRole) -> &'static [&'static str] {
             "ranking",
             "rankings",
         ],
-        Role::First => &["response_1", "response1", "response_0", "response_a", "conversation_a"],
-        Role::Second => &["response_2", "response2", "response_1", "response_b", "conversation_b"],
+        Role::First => &[
+            "response_1",
+            "response1",
+            "response_0",
+            "response_a",
+            "conversation_a",
+            "answer_1",
+            "answer_0",
+            "answer_a",
+            "completion_1",
+            "completion_0",
+            "completion_a",
+            "output_1",
+            "output_a",
+            "human_ref_a",
+        ],
+        Role::Second => &[
+            "response_2",
+            "response2",
+            "response_1",
+            "response_b",
+            "conversation_b",
+            "answer_2",
+            "answer_1",
+            "answer_b",
+            "completion_2",
+            "completion_1",
+            "completion_b",
+            "output_2",
+            "output_b",
+            "human_ref_b",
+        ],
         Role::Preference => {
             &["preference_strength", "overall_preference", "better_response_id", "winner", "preference"]
         }
@@ -72,6 +102,17 @@ pub(super) fn is_rank(column: &str) -> bool {
 pub(super) fn counts_from_either(column: &str) -> bool {
     ["ranking", "rankings"].contains(&column)
 }
+
+/// Further names of [`Role::Chosen`] and [`Role::Rejected`], which say what they are only together.
+pub(super) const OTHER_PAIRS: [[&str; 2]; 7] = [
+    ["chosen_response", "rejected_response"],
+    ["response_chosen", "response_rejected"],
+    ["preferred_output", "non_preferred_output"],
+    ["preferred", "dispreferred"],
+    ["accepted", "rejected"],
+    ["y_w", "y_l"],
+    ["response_w", "response_l"],
+];
 
 /// The names of the scores of two completions, in the order of the names of [`Role::First`] and [`Role::Second`].
 pub(super) const SCORES_OF_BOTH: [[&str; 2]; 8] = [

@@ -1,7 +1,7 @@
 //! Finds the columns of a file by the names that were set and by the usual ones, and with them the layout of its rows.
 
 use super::column_problem::ColumnProblem;
-use super::columns::{Columns, NO_COLUMN, SCORES_OF_BOTH, usual_names};
+use super::columns::{Columns, NO_COLUMN, OTHER_PAIRS, SCORES_OF_BOTH, usual_names};
 use super::preference::PreferenceCoding;
 use super::survey::ColumnSurvey;
 use duel_spec::{ChatFormat, ColumnRole as Role};
@@ -156,7 +156,7 @@ impl ColumnFinder<'_> {
     /// The layout of the rows, and the column of each role that it needs.
     pub(super) fn shape(&self) -> std::result::Result<(RowShape, BTreeMap<Role, String>), ColumnProblem> {
         let mut names = RoleNames::default();
-        let [chosen, rejected] = [Role::Chosen, Role::Rejected].map(|role| self.find(role));
+        let [chosen, rejected] = self.sides();
         let shape = if chosen.is_some() || rejected.is_some() {
             self.add_pair(&mut names, chosen, rejected)?;
             RowShape::Columns
@@ -203,6 +203,20 @@ impl ColumnFinder<'_> {
             }),
             _ => Ok((shape, names.0)),
         }
+    }
+
+    /// The columns of the two completions of a pair; of one alone, where only that is there.
+    fn sides(&self) -> [Option<String>; 2] {
+        let roles = [Role::Chosen, Role::Rejected];
+        if roles.iter().all(|role| self.columns.name(*role).is_none()) {
+            let usual = |[one, other]: [&str; 2]| Some([self.usual(roles[0], one)?, self.usual(roles[1], other)?]);
+            let is_named = self.usual(Role::Chosen, Role::Chosen.key()).is_some()
+                || self.find_both([Role::First, Role::Second]).is_some();
+            if let Some(both) = OTHER_PAIRS.into_iter().find_map(usual).filter(|_| !is_named) {
+                return both.map(Some);
+            }
+        }
+        roles.map(|role| self.find(role))
     }
 
     /// Pairs, and rows with one labelled completion among them.
@@ -278,9 +292,11 @@ impl ColumnFinder<'_> {
         if let [Some(first), Some(second)] = set {
             return Some([first.into(), second.into()]);
         }
-        let is_there = |name: &str| self.survey(name).is_some_and(|survey| survey.range.is_some());
-        let both = SCORES_OF_BOTH.into_iter().find(|both| both.iter().all(|name| is_there(name)));
-        both.map(|both| both.map(str::to_owned))
+        let numbers = |usual: &str| {
+            let mut columns = self.surveys.iter().filter(|(_, survey)| survey.rows > 0 && survey.range.is_some());
+            columns.find(|(name, _)| name.eq_ignore_ascii_case(usual)).map(|(name, _)| name.clone())
+        };
+        SCORES_OF_BOTH.into_iter().find_map(|[first, second]| Some([numbers(first)?, numbers(second)?]))
     }
 
     /// Asks which column says the better of two completions: one of few short values.
@@ -357,7 +373,7 @@ impl ColumnFinder<'_> {
                 && survey.is_some_and(|survey| survey.answered > 0 && survey.answered == survey.rows)
         };
         let column = column.filter(|name| !is_transcript(name));
-        let sides = [Role::Chosen, Role::Rejected].map(|role| self.find(role));
+        let sides = self.sides();
         let others =
             |name: &String, survey: &ColumnSurvey| survey.texts > 0 && !sides.iter().flatten().any(|side| side == name);
         let may_be_implicit = self.columns.name(Role::Prompt) == Some(NO_COLUMN)
@@ -373,7 +389,7 @@ impl ColumnFinder<'_> {
 
     /// Asks for a column by its name.
     fn ask(&self, role: Role, what: &str, is_candidate: impl Fn(&ColumnSurvey) -> bool) -> ColumnProblem {
-        let sides = [Role::Chosen, Role::Rejected].map(|role| self.find(role));
+        let sides = self.sides();
         let candidates: Vec<&String> = self
             .surveys
             .iter()
@@ -386,6 +402,12 @@ impl ColumnFinder<'_> {
         let example =
             candidates.iter().find(is_unusual).or(candidates.first()).map_or(role.key(), |name| name.as_str());
         let problem = format!("no column has a known name for {what}; its columns are {}", self.listed(|_| true));
+        let is_object = |usual: &&&str| self.survey(usual).is_some_and(|survey| survey.kind() == "objects");
+        if let Some(name) = usual_names(role).iter().find(is_object) {
+            let hint =
+                format!("`{name}` is an object: write the text or the turns that it holds as a column of their own");
+            return ColumnProblem { problem, hint };
+        }
         if candidates.is_empty() {
             let hint = "none of them could be it: write text or turns as columns of their own, not within objects";
             return ColumnProblem { problem, hint: hint.into() };

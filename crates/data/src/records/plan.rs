@@ -46,6 +46,9 @@ pub struct ColumnPlan {
     pub(super) score_is_set: bool,
     #[serde(skip)]
     names: BTreeMap<Role, String>,
+    /// Whether rows have tools for the chat template.
+    #[serde(skip)]
+    has_tools: bool,
     /// Columns that the first rows have.
     #[serde(skip)]
     known: HashSet<String>,
@@ -123,6 +126,7 @@ impl ColumnPlan {
             pairs_per_prompt: columns.pairs_per_prompt,
             score_is_set: columns.name(Role::Score).is_some(),
             known: surveys.keys().cloned().collect(),
+            has_tools: names.contains_key(&Role::Tools) || prompt.is_some_and(|prompt| prompt.tools > 0),
             names,
         };
         plan.notes = plan.describe(surveys);
@@ -145,7 +149,7 @@ impl ColumnPlan {
 
     /// Whether rows have tools for the chat template.
     pub(crate) fn has_tools(&self) -> bool {
-        self.names.contains_key(&Role::Tools)
+        self.has_tools
     }
 
     /// The column that is taken for something.

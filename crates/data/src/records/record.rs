@@ -8,7 +8,7 @@ use super::numbered::NumberedRecord;
 use super::plan::ColumnPlan;
 use super::preference::PreferenceCoding;
 use super::ranked::{self, MAX_COMPLETIONS, Order, RowGroup};
-use super::turns::{Content, content, is_turn, spelled_list, tools};
+use super::turns::{Content, content, is_turn, request_turns, spelled_list, tools};
 use crate::json::Json;
 use duel_spec::ColumnRole as Role;
 use indexmap::IndexMap;
@@ -178,11 +178,16 @@ impl<'a> RowFields<'a> {
 
     /// What stands before the completions.
     fn prompt_parts(&self) -> std::result::Result<PromptParts, String> {
+        // of an object with turns, the tools beside them
+        let in_prompt = || {
+            let (name, value) = self.get(Role::Prompt)?;
+            request_turns(value).and(value.get("tools")).map(|tools| (name, tools))
+        };
         Ok(PromptParts {
             prompt: self.content(Role::Prompt)?,
             input: self.text(Role::Input)?,
             system: self.text(Role::System)?,
-            tools: self.get(Role::Tools).map_or(Ok(None), |(name, value)| tools(value, name))?,
+            tools: self.get(Role::Tools).or_else(in_prompt).map_or(Ok(None), |(name, value)| tools(value, name))?,
             is_chat: self.plan.is_chat,
         })
     }

@@ -1,7 +1,7 @@
 //! What the columns of the first rows hold.
 
 use super::number::to_number;
-use super::turns::{has_speakers, is_turn, spelled_list, spelled_turns};
+use super::turns::{has_speakers, is_turn, request_turns, spelled_list, spelled_turns};
 use crate::json::Json;
 use indexmap::IndexMap;
 
@@ -24,6 +24,8 @@ pub(super) struct ColumnSurvey {
     pub(super) answered: usize,
     /// Text with the speakers of Anthropic's HH set.
     pub(super) spoken: usize,
+    /// Objects of turns with tools beside them.
+    pub(super) tools: usize,
     /// Turns with a `weight`.
     pub(super) weighted: usize,
     /// Names of the fields of a list's first item.
@@ -56,6 +58,10 @@ impl NumberRange {
 
 impl ColumnSurvey {
     fn add(&mut self, value: &Json) {
+        if let Some(turns) = request_turns(value) {
+            self.tools += usize::from(value.get("tools").is_some_and(|tools| *tools != Json::List(vec![])));
+            return self.add(turns);
+        }
         self.rows += usize::from(*value != Json::Null);
         if let Some(x) = to_number(value) {
             self.range = Some(NumberRange::with(self.range, x));

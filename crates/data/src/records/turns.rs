@@ -45,7 +45,10 @@ pub(super) fn content(value: &Json, name: &str) -> std::result::Result<Content, 
                 "`{name}` begins as a list of turns does, but is none: {problem}; write such lists as JSON"
             )),
         },
-        Json::Object(_) => Ok(vec![message(value, name, 0)?].into()),
+        Json::Object(_) => match request_turns(value) {
+            Some(turns) => content(turns, name),
+            None => Ok(vec![message(value, name, 0)?].into()),
+        },
         Json::List(turns) if turns.is_empty() => Err(format!("`{name}` has no turns")),
         Json::List(turns) => {
             let turns = turns.iter().enumerate().map(|(index, turn)| message(turn, name, index));
@@ -58,6 +61,12 @@ pub(super) fn content(value: &Json, name: &str) -> std::result::Result<Content, 
 /// Whether a value is a turn: an object with a role.
 pub(super) fn is_turn(value: &Json) -> bool {
     ["role", "from"].iter().any(|name| value.get(name).is_some_and(|role| role.as_str().is_some()))
+}
+
+/// The turns of an object as OpenAI's preference sets have it in `input`: `{"messages": […], "tools": […]}`.
+pub(super) fn request_turns(value: &Json) -> Option<&Json> {
+    let are_turns = |turns: &Json| matches!(turns, Json::List(turns) if turns.first().is_some_and(is_turn));
+    value.get("messages").filter(|turns| !is_turn(value) && are_turns(turns))
 }
 
 /// Turns that are written as text: as JSON, or as Python prints them. `None` for all other text.

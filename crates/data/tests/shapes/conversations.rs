@@ -207,6 +207,43 @@ fn an_unknown_column_of_prompts_is_asked_for() {
     );
 }
 
+/// Pairs under other names, which say what they are only together; OpenAI's, whose prompt is an object of turns and tools.
+#[test]
+fn pairs_under_other_names_are_read() {
+    for [chosen, rejected] in [
+        ["chosen_response", "rejected_response"],
+        ["preferred", "dispreferred"],
+        ["y_w", "y_l"],
+        ["accepted", "rejected"],
+    ] {
+        let text = format!(r#"{{"prompt": "a", "{rejected}": "c", "{chosen}": "b"}}"#);
+        assert_eq!(rows(&text), [r#"1: "a" -> "b" > "c""#], "{chosen}");
+        // one of them alone is no completion, and neither is a name of one of two others
+        let file = jsonl(&format!(r#"{{"prompt": "a", "{chosen}": "b"}}"#));
+        assert!(file.plan(&Columns::default()).contains(&format!("not used: `{chosen}`")), "{chosen}");
+        let text =
+            format!(r#"{{"prompt": "a", "answer_a": "b", "answer_b": "c", "{chosen}": "a", "{rejected}": "b"}}"#);
+        let asked = if rejected == "rejected" { "the other completion" } else { "which of two completions is better" };
+        assert!(jsonl(&text).refusal(&Columns::default()).contains(asked), "{chosen}");
+    }
+    let tools = r#"[{"type": "function", "function": {"name": "f"}}]"#;
+    let row = |input: &str, tools: &str| {
+        format!(
+            r#"{{"input": {{"messages": [{{"role": "user", "content": "{input}"}}], "tools": {tools}, "parallel_tool_calls": true}}, "preferred_output": [{{"role": "assistant", "content": "b"}}], "non_preferred_output": [{{"role": "assistant", "content": "c"}}]}}"#
+        )
+    };
+    let file = jsonl(&[row("a", "[]"), row("d", tools)].join("\n"));
+    let read = file.rows(&Columns::default());
+    assert_eq!(read[0], "1: user=a -> assistant=b > assistant=c");
+    assert_eq!(read[1], "2: 1 tools;user=d -> assistant=b > assistant=c");
+    // two answers with scores, under names in other letters; a prompt that is another object is named
+    let text = r#"{"question": "a", "human_ref_A": "b", "human_ref_B": "c", "labels": 0, "score_A": 2, "score_B": 7}"#;
+    assert_eq!(rows(text), ["1: user=a -> assistant=c > assistant=b scores 7 2"]);
+    let text = r#"{"question": {"full_text": "a"}, "answer_0": "b", "answer_1": "c", "score_0": 0.5, "score_1": -0.5}"#;
+    let refusal = jsonl(text).refusal(&Columns::default());
+    assert!(refusal.contains("`question` is an object: write the text"), "{refusal}");
+}
+
 /// Orca: a system turn, a question, two answers.
 #[test]
 fn a_system_column_goes_before_the_prompt() {
