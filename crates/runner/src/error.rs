@@ -315,7 +315,7 @@ impl Error {
             Self::MergedRun { .. } => {
                 Some("run it with another `--out` or `name`, and merge that run with this one".into())
             }
-            Self::NumbersAlone { .. } => Some("use the run directory in which it was trained".into()),
+            Self::NumbersAlone { .. } => Some("use the run directory in which it was trained; `duel report` draws the page from the numbers".into()),
             Self::Interrupted => Some("run the same command again to resume".into()),
             Self::Evaluation(duel_evaluation::Error::Invariant { .. }) => Some(duel_training::FAULT_OF_DUEL.into()),
             _ => self.training().and_then(duel_training::Error::hint),

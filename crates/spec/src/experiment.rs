@@ -150,6 +150,11 @@ pub struct SlurmSettings {
 }
 
 impl Experiment {
+    /// Its name, and the question that it asks.
+    pub fn title(&self) -> String {
+        if self.question.is_empty() { self.name.clone() } else { format!("{}: {}", self.name, self.question) }
+    }
+
     /// The experiment's seeds, in order.
     pub fn seed_list(&self) -> Vec<u64> {
         (self.seed..self.seed + self.seeds).collect()

@@ -298,7 +298,7 @@ fn warnings(experiment: &Experiment, memory: f64, seconds: f64, machine: Machine
 }
 
 fn text(answer: &PlanReport<'_>, experiment: &Experiment, plan: &Plan) -> String {
-    let mut text = format!("{}: {}\n", answer.name, answer.question);
+    let mut text = format!("{}\n", experiment.title());
     if let Some(settings) = &answer.settings {
         text += "\n";
         for (key, [value, origin]) in settings {

@@ -159,7 +159,7 @@ fn check_replaces_nothing(run: &Path, settings: &str) -> Result<()> {
 
 /// Prints the experiment's question and its warnings.
 fn print_heading(reporter: &ProgressReporter, experiment: &Experiment, manifest_error: Option<&duel_ledger::Error>) {
-    reporter.print_line(&format!("{}: {}", experiment.name, experiment.question));
+    reporter.print_line(&experiment.title());
     for warning in warnings::warnings(experiment) {
         reporter.print_line(&format!("warning: {warning}"));
     }

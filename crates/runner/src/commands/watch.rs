@@ -289,6 +289,11 @@ fn draw(frame: &mut Frame<'_>, view: &RunView, state: &ViewState) {
     frame.render_widget(Paragraph::new(keys).dim(), foot);
 }
 
+/// Whether the run has ended, and none of its stages are here: a copy of its tables.
+fn has_numbers_alone(view: &RunView) -> bool {
+    view.manifest.exit == "complete" && view.count(|state| !matches!(state, ViewedStatus::Waiting)) == 0
+}
+
 /// The status of a run in one line.
 fn status_line(view: &RunView) -> String {
     let manifest = &view.manifest;
@@ -306,7 +311,10 @@ fn status_line(view: &RunView) -> String {
             _ => 0,
         })
         .sum();
-    let mut line = format!("{finished} of {all} stages, {running} running");
+    let mut line = match has_numbers_alone(view) {
+        true => format!("the numbers of {all} stages, without their weights"),
+        false => format!("{finished} of {all} stages, {running} running"),
+    };
     if failed > 0 {
         line += &format!(", {failed} failed");
     }
@@ -368,7 +376,8 @@ fn draw_cells(frame: &mut Frame<'_>, area: Rect, view: &RunView, state: &ViewSta
         let stage = &view.plan.stages[index];
         let label = format!("{:<30}", stage.label());
         match &view.states[index] {
-            ViewedStatus::Waiting => Line::from(format!("· {label} waits")).dim(),
+            ViewedStatus::Waiting if view.manifest.exit == "running" => Line::from(format!("· {label} waits")).dim(),
+            ViewedStatus::Waiting => Line::from(format!("· {label} not here")).dim(),
             ViewedStatus::Finished => Line::from(format!("✓ {label} done")).green(),
             ViewedStatus::Failed(why) => Line::from(format!("✗ {label} {}", sanitize(why))).red(),
             ViewedStatus::Working(live) => {
@@ -392,7 +401,12 @@ fn draw_cells(frame: &mut Frame<'_>, area: Rect, view: &RunView, state: &ViewSta
 fn draw_chart(frame: &mut Frame<'_>, area: Rect, view: &RunView, state: &ViewState) {
     let names = view.metrics();
     let Some(name) = names.get(state.metric.min(names.len().saturating_sub(1))) else {
-        let none = Paragraph::new("no curve yet: no cell has started").block(Block::bordered().title(" curves "));
+        let none = Paragraph::new(if has_numbers_alone(view) {
+            "`duel report` draws them"
+        } else {
+            "no curve yet: no cell has started"
+        })
+        .block(Block::bordered().title(" curves "));
         frame.render_widget(none, area);
         return;
     };
