@@ -106,6 +106,13 @@ pub(super) fn keep_completions(
     Ok(())
 }
 
+/// What is sampled of each split to evaluate a checkpoint, and a finished policy.
+fn sample_sizes(settings: &EvaluationSettings) -> [SampleSize; 2] {
+    let EvaluationSettings { prompts, samples_per_prompt, curve_prompts, curve_samples_per_prompt, .. } = *settings;
+    let curve = SampleSize { prompts: curve_prompts.min(prompts), samples_per_prompt: curve_samples_per_prompt };
+    [curve, SampleSize { prompts, samples_per_prompt }]
+}
+
 pub(super) fn open_evaluator(
     context: &StageContext<'_>,
     loaded: &LoadedWorld,
@@ -122,11 +129,7 @@ pub(super) fn open_evaluator(
         None => {
             let reward: Arc<dyn Scorer> = Arc::new(learned_reward(context, loaded)?);
             let settings = &context.experiment.evaluation;
-            let end = SampleSize { prompts: settings.prompts, samples_per_prompt: settings.samples_per_prompt };
-            let curve = SampleSize {
-                prompts: settings.curve_prompts.min(settings.prompts),
-                samples_per_prompt: settings.curve_samples_per_prompt,
-            };
+            let [curve, end] = sample_sizes(settings);
             let sampled = SampledEvaluator::new(
                 loaded.world.clone(),
                 reader,
@@ -158,6 +161,17 @@ mod tests {
         let near = |actual: f64, expected: f64| (actual / expected - 1.0).abs() < 1e-12;
         assert!(near(betas[0], 20.0) && near(betas[24], 0.02), "{betas:?}");
         assert!(betas.windows(9).all(|decade| near(decade[0], 10.0 * decade[8])), "{betas:?}");
+    }
+
+    #[test]
+    fn checkpoints_are_measured_on_what_is_set() {
+        let sizes = |prompts, curve_prompts| {
+            let further = EvaluationSettings::defaults();
+            let settings = EvaluationSettings { prompts, curve_prompts, curve_samples_per_prompt: 3, ..further };
+            sample_sizes(&settings).map(|size| [size.prompts, size.samples_per_prompt])
+        };
+        assert_eq!(sizes(512, 64), [[64, 3], [512, 4]]);
+        assert_eq!(sizes(16, 64), [[16, 3], [16, 4]]);
     }
 
     #[test]
