@@ -98,9 +98,8 @@ impl Error {
             }
             Self::Syntax { .. } => "TOML is described at https://toml.io; strings need quotes".into(),
             Self::UnknownKey { known, .. } => format!("known here: {}", known.join(", ")),
-            Self::WrongType { key, .. } | Self::OutOfRange { key, .. } | Self::Missing { key, .. } => {
-                format!("`duel defaults` prints every key with its default, unit and source; look for `{}`", last(key))
-            }
+            Self::WrongType { key, found, .. } => several_values(key, found).unwrap_or_else(|| look_for(key)),
+            Self::OutOfRange { key, .. } | Self::Missing { key, .. } => look_for(key),
             Self::UnknownChoice { found, accepted, .. } => match nearest(found, accepted) {
                 Some(near) => format!("did you mean `{near}`? `duel defaults` explains each choice"),
                 None => "`duel defaults` explains each choice".into(),
@@ -136,6 +135,17 @@ fn set_options(overrides: &[String]) -> String {
         return format!("the {} settings of the command line", overrides.len());
     }
     overrides.iter().map(|setting| format!("`--set {setting}`")).collect::<Vec<_>>().join(" or ")
+}
+
+fn look_for(key: &str) -> String {
+    format!("`duel defaults` prints every key with its default, unit and source; look for `{}`", last(key))
+}
+
+/// Where a list of values of an arm's setting goes.
+fn several_values(key: &str, found: &str) -> Option<String> {
+    let (arm, setting) = key.strip_prefix("arms.")?.split_once('.')?;
+    let is_list = found.starts_with("an array") && !setting.contains('.');
+    is_list.then(|| format!("to try several values, list them under [arms.{arm}.grid]: {setting} = [...]"))
 }
 
 /// The last part of a dotted key.

@@ -37,6 +37,9 @@ fn mistakes_name_the_key_and_its_position() {
     let wrong = parse("name = \"t\"\nseeds = \"six\"\n[arms.a]\nmethod = \"dpo\"\n").expect_err("type");
     let source = wrong.span().expect("has a span").clone();
     assert_eq!(&source.text[source.span], "\"six\"");
+    let hint = |arm: &str| parse(&format!("[arms.a]\nmethod = \"dpo\"\n{arm}")).expect_err("type").hint();
+    assert!(hint("beta = [0.1, 0.2]").contains("under [arms.a.grid]: beta = [...]"), "{}", hint("beta = [0.1, 0.2]"));
+    assert!(hint("beta = \"0.1\"").contains("look for `beta`"));
     let range = parse("[stages.pairs]\nlabel_flips = 0.6\n[arms.a]\nmethod = \"dpo\"\n").expect_err("range");
     assert!(matches!(range, Error::OutOfRange { .. }), "{range:?}");
     let empty = parse("[arms.a]\nmethod = \"dpo\"\n[arms.a.grid]\nbeta = []\n").expect_err("empty");
