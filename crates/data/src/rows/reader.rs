@@ -450,8 +450,8 @@ mod tests {
     #[test]
     fn an_origin_is_what_its_bits_say() {
         for split in Split::ALL {
-            let origin = PromptOrigin { line: 4_000_000_007, file: u16::MAX, split };
-            assert_eq!(PromptOrigin::from_bits(origin.to_bits()), origin);
+            let origin = RowOrigin { line: 4_000_000_007, file: u16::MAX, split };
+            assert_eq!(RowOrigin::from_bits(origin.to_bits()), origin);
         }
     }
 
