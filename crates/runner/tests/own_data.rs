@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use duel_testing::command_line::{refusal_of, stdout_of};
-use duel_testing_tensors::tiny_model::{SMALL, model, model_with_template};
+use duel_testing_tensors::tiny_model::{SMALL, model};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
@@ -223,8 +223,14 @@ fn an_import_is_whole_and_follows_every_option() {
 fn a_model_without_a_template_is_given_one() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    model_with_template(&folder.join("model"), "");
-    std::fs::remove_file(folder.join("model/chat_template.jinja")).unwrap();
+    model(&folder.join("model"));
+    let settings = |model: &str| -> Value {
+        let path = folder.join(model).join("tokenizer_config.json");
+        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+    };
+    let mut without = settings("model");
+    without.as_object_mut().unwrap().remove("chat_template").unwrap();
+    std::fs::write(folder.join("model/tokenizer_config.json"), without.to_string()).unwrap();
     let turns = |role: &str, text: &str| json!([{"role": role, "content": text}]);
     let row = |i: usize| json!({"prompt": turns("user", &format!("is it {i}")), "chosen": turns("assistant", "yes"), "rejected": turns("assistant", "no")});
     write(&folder.join("rows.jsonl"), (0..40).map(row));
@@ -246,7 +252,7 @@ fn a_model_without_a_template_is_given_one() {
     ok(folder, &[&init[..], &named].concat());
     page(folder, "mine/experiment.toml", &[]);
     ok(folder, &["export", "runs/mine", "--arm", "dpo", "--to", "out"]);
-    assert_eq!(std::fs::read_to_string(folder.join("out/chat_template.jinja")).unwrap(), template("<eos>"));
+    assert_eq!(settings("out")["chat_template"], template("<eos>"));
 
     // another template makes other rows; one that is missing is named
     let finished = || {

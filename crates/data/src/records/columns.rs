@@ -4,6 +4,40 @@ use ColumnRole as Role;
 use duel_spec::{ChatFormat, ColumnRole, RowsSettings};
 use std::collections::BTreeMap;
 
+/// The names of the first of two completions, and those of the second in the same order.
+const FIRST_OF_TWO: &[&str] = &[
+    "response_1",
+    "response1",
+    "response_0",
+    "response_a",
+    "conversation_a",
+    "answer_1",
+    "answer_0",
+    "answer_a",
+    "completion_1",
+    "completion_0",
+    "completion_a",
+    "output_1",
+    "output_a",
+    "human_ref_a",
+];
+const SECOND_OF_TWO: &[&str] = &[
+    "response_2",
+    "response2",
+    "response_1",
+    "response_b",
+    "conversation_b",
+    "answer_2",
+    "answer_1",
+    "answer_b",
+    "completion_2",
+    "completion_1",
+    "completion_b",
+    "output_2",
+    "output_b",
+    "human_ref_b",
+];
+
 /// The names that published sets give a column, the most usual first. The names of two roles that belong together stand in the
 /// same order.
 pub(super) fn usual_names(role: ColumnRole) -> &'static [&'static str] {
@@ -43,38 +77,8 @@ pub(super) fn usual_names(role: ColumnRole) -> &'static [&'static str] {
             "ranking",
             "rankings",
         ],
-        Role::First => &[
-            "response_1",
-            "response1",
-            "response_0",
-            "response_a",
-            "conversation_a",
-            "answer_1",
-            "answer_0",
-            "answer_a",
-            "completion_1",
-            "completion_0",
-            "completion_a",
-            "output_1",
-            "output_a",
-            "human_ref_a",
-        ],
-        Role::Second => &[
-            "response_2",
-            "response2",
-            "response_1",
-            "response_b",
-            "conversation_b",
-            "answer_2",
-            "answer_1",
-            "answer_b",
-            "completion_2",
-            "completion_1",
-            "completion_b",
-            "output_2",
-            "output_b",
-            "human_ref_b",
-        ],
+        Role::First => FIRST_OF_TWO,
+        Role::Second => SECOND_OF_TWO,
         Role::Preference => {
             &["preference_strength", "overall_preference", "better_response_id", "winner", "preference"]
         }
