@@ -158,7 +158,13 @@ fn effect(result: &ClaimResult) -> String {
         ([_], [ClaimTest { times: Some(times), .. }]) => {
             format!("{} times {}", short(*times), less_of(result.claim.metric))
         }
+        ([effect], _) if unit == "bytes" => format!("{}B fewer", si(*effect)),
         ([effect], _) if result.claim.metric.is_counted() => format!("{} {unit} fewer", si(*effect)),
+        ([effect], [ClaimTest { interval: Some(ends), .. }])
+            if *effect == 0.0 && ends.iter().all(|end| *end == 0.0) =>
+        {
+            "no difference at any seed".into()
+        }
         ([effect], [ClaimTest { interval: Some([low, high]), .. }]) => {
             format!("{} {unit} ({} to {})", fixed(*effect, 3), fixed(*low, 3), fixed(*high, 3))
         }
