@@ -407,7 +407,7 @@ fn decide(rule: ClaimRule, effect: &Effect, smallest: f64) -> (Verdict, Option<S
         ClaimRule::Ahead if low > 0.0 && effect.value >= smallest => (Verdict::Reproduced, None),
         ClaimRule::Ahead if high < 0.0 => (Verdict::Contradicted, Some("the other is ahead".into())),
         ClaimRule::Ahead if is_null => {
-            (Verdict::Contradicted, Some(format!("null: the whole interval lies within ±{smallest}")))
+            (Verdict::Contradicted, Some(format!("no difference: the whole interval lies within ±{smallest}")))
         }
         ClaimRule::Ahead if low > 0.0 => (Verdict::Inconclusive, Some(format!("ahead, but by less than {smallest}"))),
         ClaimRule::Ahead => {

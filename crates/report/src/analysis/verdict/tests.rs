@@ -115,7 +115,7 @@ fn reasons_say_which_arm_is_ahead_and_what_is_unknown() {
     assert_eq!(reason(ClaimRule::Equal, 0.2, 0.1), "ahead by 0.05 or more");
     assert_eq!(reason(ClaimRule::Equal, -0.2, 0.1), "behind by 0.05 or more");
     assert_eq!(reason(ClaimRule::Equal, 0.2, 0.3), "the interval reaches beyond ±0.05");
-    assert_eq!(reason(ClaimRule::Ahead, 0.01, 0.02), "null: the whole interval lies within ±0.05");
+    assert_eq!(reason(ClaimRule::Ahead, 0.01, 0.02), "no difference: the whole interval lies within ±0.05");
     assert_eq!(reason(ClaimRule::Ahead, 0.04, 0.03), "ahead, but by less than 0.05");
     let unclear = "the interval contains zero and effects larger than the smallest";
     assert_eq!([reason(ClaimRule::Ahead, 0.2, 0.3), reason(ClaimRule::Ahead, 0.06, 0.06)], [unclear; 2]);
