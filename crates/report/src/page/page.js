@@ -8,10 +8,11 @@ paint(matchMedia("(prefers-color-scheme: dark)").matches);
 toggle.addEventListener("click", () => paint(!isDark()));
 
 // Values of a chart: under the pointer, or one after another by the arrow keys.
-for (const chart of document.querySelectorAll(".chart[data-spots]")) {
-  if (chart.dataset.spots === "[]") continue;
+for (const chart of document.querySelectorAll(".chart")) {
+  const spots = chart.querySelector("script.spots").textContent;
+  if (spots === "[]") continue;
   let parsed; // when they are first asked for: a large page has megabytes of them
-  const all = () => parsed ??= JSON.parse(chart.dataset.spots);
+  const all = () => parsed ??= JSON.parse(spots);
   const svg = chart.querySelector("svg"), [width, height] = [svg.viewBox.baseVal.width, svg.viewBox.baseVal.height];
   const tip = chart.appendChild(Object.assign(document.createElement("div"), { className: "tip" }));
   const mark = chart.appendChild(Object.assign(document.createElement("div"), { className: "mark" }));

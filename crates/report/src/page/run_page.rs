@@ -421,12 +421,15 @@ fn matched_sentences(run: &Run) -> Vec<String> {
 /// One saved response, short for the page: arm, settings, seed, prompt, text, gold, proxy, log-ratio, tokens, whether it ended.
 type SampleRow = (String, String, u64, String, String, String, String, String, u32, bool);
 
-/// Seeds whose responses are on the page.
+/// Seeds whose responses are on the page, and responses, unless one seed has more.
 const SEEDS_SHOWN: usize = 3;
+const RESPONSES_SHOWN: usize = 6000;
 
 /// The saved responses of the first seeds' policies, prompt by prompt.
 fn completions(run: &Run) -> Vec<SampleRow> {
-    let seeds: Vec<u64> = run.experiment.seed_list().into_iter().take(SEEDS_SHOWN).collect();
+    let of_each = (run.completions.len() / run.experiment.seed_list().len().max(1)).max(1);
+    let shown = (RESPONSES_SHOWN / of_each).clamp(1, SEEDS_SHOWN);
+    let seeds: Vec<u64> = run.experiment.seed_list().into_iter().take(shown).collect();
     let number = |x: f64, places: usize| if x.is_finite() { signed(x, places) } else { "–".into() };
     let row_of = |c: &Completion| {
         let point =
