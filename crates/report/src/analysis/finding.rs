@@ -122,12 +122,19 @@ fn of_several(run: &Run, arms: usize, matched: &[Matched]) -> String {
     ranked.sort_by(|x, y| value(y).mean.total_cmp(&value(x).mean));
     let described = |arm: &ArmAtKl| format!("{} with {:.2}", arm.arm.to_uppercase(), value(arm));
     let [first, second, ..] = &ranked[..] else { return String::new() };
+    let is_level = |arm: &&&ArmAtKl| {
+        Estimate::of_differences(&first.values, &arm.values).and_then(|less| less.excludes_zero()) == Some(false)
+    };
+    let level: Vec<String> = ranked[1..].iter().filter(is_level).map(|arm| arm.arm.to_uppercase()).collect();
+    let others = match &level[..] {
+        [] => format!("ahead of {}", described(second)),
+        level => format!("and {} no detectable amount less", and_list(level)),
+    };
     format!(
-        "Of {arms} arms at KL {}, {} {} earns the most gold reward, ahead of {} ({}).",
+        "Of {arms} arms at KL {}, {} {} earns the most gold reward, {others} ({}).",
         m.kl,
         described(first),
         m.unit(),
-        described(second),
         seeds(value(first).n)
     )
 }
@@ -252,5 +259,11 @@ mod tests {
             three,
             "Of 3 arms at KL 1, B with 0.75 of the optimum's gain earns the most gold reward, ahead of A with 0.50 (2 seeds). A first look: a verdict takes 5 seeds or more."
         );
+        // a and b change places from seed to seed
+        let level = of(&["a", "b", "c"], 4, &[1.0; 3], |seed| {
+            let sign = if seed % 2 == 0 { 0.1 } else { -0.1 };
+            vec![(1.0, 4.0 + sign), (1.0, 4.01 - sign), (1.0, 2.0 + sign)]
+        });
+        assert!(level.contains(" earns the most gold reward, and A no detectable amount less (4 seeds)"), "{level}");
     }
 }

@@ -184,6 +184,8 @@ pub struct ArmAtKl {
     pub gain: Estimate,
     /// The gain as a share of the exact optimum's at the same KL, where that is known.
     pub eta: Option<Estimate>,
+    /// By seed, the same seeds for every arm: the share where it is known, else the gain.
+    pub values: Vec<f64>,
 }
 
 /// All arms at one KL.
@@ -260,7 +262,8 @@ pub fn at_equal_kl(run: &Run) -> Vec<Matched> {
                 .zip(&gains)
                 .zip(&shares)
                 .map(|((arm, gain), eta)| {
-                    Some(ArmAtKl { arm: arm.to_string(), gain: Estimate::of(gain)?, eta: Estimate::of(eta) })
+                    let values = if eta.is_empty() { gain.clone() } else { eta.clone() };
+                    Some(ArmAtKl { arm: arm.to_string(), gain: Estimate::of(gain)?, eta: Estimate::of(eta), values })
                 })
                 .collect();
             if arms_at_kl.iter().flatten().count() < 2 {
