@@ -194,12 +194,12 @@ impl Plan {
         let needed = stage.needs.iter().map(|&need| &self.stages[need]).chain(itself.then_some(stage));
         let Some(absent) = needed.into_iter().find(|stage| !is_there(stage)) else { return Ok(()) };
         let tables = TableSource::of(run.path(), manifest, RunSubset::Comparison);
-        let cells: Vec<&Stage> = self.stages.iter().filter(|stage| stage.kind == StageKind::Cell).collect();
         // stages of an earlier format have other folders
         let is_copied = manifest.exit == "complete" && !self.stages.iter().any(is_there);
         if is_copied || tables.is_ok_and(|tables| tables.stages.contains(&absent.id.folder())) {
             return Err(Error::NumbersAlone { path: run.path().into(), stage: absent.label() });
         }
+        let cells: Vec<&Stage> = self.stages.iter().filter(|stage| stage.kind == StageKind::Cell).collect();
         Err(Error::Unfinished {
             path: run.path().into(),
             what: absent.label(),

@@ -128,7 +128,7 @@ fn of_several(run: &Run, arms: usize, matched: &[Matched]) -> String {
     let level: Vec<String> = ranked[1..].iter().filter(is_level).map(|arm| arm.arm.to_uppercase()).collect();
     let others = match &level[..] {
         [] => format!("ahead of {}", described(second)),
-        level => format!("and {} no detectable amount less", and_list(level)),
+        level => format!("with no detectable difference from {}", and_list(level)),
     };
     format!(
         "Of {arms} arms at KL {}, {} {} earns the most gold reward, {others} ({}).",
@@ -264,6 +264,9 @@ mod tests {
             let sign = if seed % 2 == 0 { 0.1 } else { -0.1 };
             vec![(1.0, 4.0 + sign), (1.0, 4.01 - sign), (1.0, 2.0 + sign)]
         });
-        assert!(level.contains(" earns the most gold reward, and A no detectable amount less (4 seeds)"), "{level}");
+        assert!(
+            level.contains(" earns the most gold reward, with no detectable difference from A (4 seeds)"),
+            "{level}"
+        );
     }
 }

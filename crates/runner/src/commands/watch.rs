@@ -372,12 +372,13 @@ fn draw_cells(frame: &mut Frame<'_>, area: Rect, view: &RunView, state: &ViewSta
     };
     let mut order: Vec<usize> = (0..view.states.len()).collect();
     order.sort_by_key(|&index| (rank(&view.states[index]), index));
+    let is_copy = has_numbers_alone(view);
     let line = |index: usize| {
         let stage = &view.plan.stages[index];
         let label = format!("{:<30}", stage.label());
         match &view.states[index] {
-            ViewedStatus::Waiting if view.manifest.exit == "running" => Line::from(format!("· {label} waits")).dim(),
-            ViewedStatus::Waiting => Line::from(format!("· {label} not here")).dim(),
+            ViewedStatus::Waiting if is_copy => Line::from(format!("· {label} not here")).dim(),
+            ViewedStatus::Waiting => Line::from(format!("· {label} waits")).dim(),
             ViewedStatus::Finished => Line::from(format!("✓ {label} done")).green(),
             ViewedStatus::Failed(why) => Line::from(format!("✗ {label} {}", sanitize(why))).red(),
             ViewedStatus::Working(live) => {
